@@ -1,0 +1,308 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from skimage.io import imsave
+from sklearn.exceptions import ConvergenceWarning
+
+from stackedae._version import __version__
+from stackedae.datasets import natural_images
+from stackedae.errors import ArgumentError, StackedAEError
+from stackedae.estimators import StackedAutoEncoder
+from stackedae.memory import rows_per_portion
+from stackedae.patches import open_patches, plan_patches
+from stackedae.plotting import filter_montage, filters_of
+from stackedae.preprocessing import ContrastNormalizer
+from stackedae.storage import kind_of, new_samples, open_samples, refuse_existing
+
+_ZOOM = 12
+
+
+class _BadInput(click.ClickException):
+    """One line, and the exit code of wrong usage."""
+
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """Turns the errors that the library raises on purpose into one line each."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (StackedAEError, OSError, ValueError) as error:
+            raise _BadInput(" ".join(str(error).split())) from error
+
+
+class _Sizes(click.ParamType[tuple[int, ...]]):
+    """Sizes such as 8x8 or 8x8x3."""
+
+    name = "HEIGHTxWIDTH[xCHANNELS]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in value.lower().split("x"))
+        except ValueError:
+            return self.fail(f"{value!r} is not like 8x8", param, ctx)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="stackedae")
+def main() -> None:
+    """Learn features of image patches, without labels, where the patches are."""
+
+
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("stackedae-demo"),
+    show_default=True,
+    help="Folder to write to.",
+)
+def demo(out: Path) -> None:
+    """Learn edge detectors from photographs, in under a minute.
+
+    Writes patches.zarr, model.zarr and filters.png.
+    """
+    started = time.perf_counter()
+    plan = plan_patches(natural_images(), (8, 8), 100_000, rng=0)
+    with _bar("patches", len(plan.numbers)) as advance:
+        plan.write(out / "patches.zarr", overwrite=True, on_written=advance)
+    patches = ContrastNormalizer().fit_transform(open_patches(out / "patches.zarr"))
+    sae = StackedAutoEncoder((25,), sparsity_target=0.01, max_iter=150, tol=0, random_state=0)
+    with _bar("fit", sae.max_iter) as advance:
+        sae.fit(patches, callback=lambda _: advance(1))
+    sae.save(out / "model.zarr", overwrite=True)
+    _write_montage(sae, None, out / "filters.png")
+    click.echo(
+        f"{len(plan.numbers):,} patches, {len(sae.components_)} features, cost {sae.cost_:.4f}, "
+        f"{time.perf_counter() - started:.0f} s"
+    )
+    for name, what in (
+        ("patches.zarr", "what it learned from"),
+        ("model.zarr", "what it learned: stackedae info, stackedae transform"),
+        ("filters.png", "a picture of it"),
+    ):
+        click.echo(f"  {out / name}  {what}")
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option(
+    "--patch",
+    "patch_shape",
+    type=_Sizes(),
+    default="8x8",
+    show_default=True,
+    help="Size of a patch, in pixels.",
+)
+@click.option("--n-patches", type=click.IntRange(1), help="How many; every position if not given.")
+@click.option("--stride", type=click.IntRange(1), help="Take positions from a grid of this step.")
+@click.option("--out", type=click.Path(), required=True, help="Zarr store to write.")
+@click.option(
+    "--chunks", type=click.IntRange(1), help="Patches per chunk; about 8 MiB if not given."
+)
+@click.option("--dtype", default="float32", show_default=True, help="Of the patches.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of positions and order.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+def extract(
+    images: tuple[str, ...],
+    patch_shape: tuple[int, ...],
+    n_patches: int | None,
+    stride: int | None,
+    out: str,
+    chunks: int | None,
+    dtype: str,
+    seed: int,
+    overwrite: bool,
+) -> None:
+    """Cut patches out of IMAGES (files or glob patterns) into a Zarr store."""
+    plan = plan_patches(
+        images, patch_shape, n_patches, stride=stride, chunks=chunks, dtype=_dtype(dtype), rng=seed
+    )
+    with _bar("patches", len(plan.numbers)) as advance:
+        plan.write(out, overwrite=overwrite, on_written=advance)
+    click.echo(f"{out}  {_describe(plan.shape, plan.dims, plan.dtype)}")
+
+
+@main.command()
+@click.argument("patches", type=click.Path())
+@click.option(
+    "--hidden",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(25,),
+    show_default=True,
+    help="Hidden units; repeat for further layers.",
+)
+@click.option("--activation", default="logistic", show_default=True, help="Of hidden units.")
+@click.option("--output-activation", default="auto", show_default=True, help="Of reconstructions.")
+@click.option("--alpha", type=float, default=1e-4, show_default=True, help="Weight decay.")
+@click.option(
+    "--sparsity-target",
+    type=float,
+    default=0.05,
+    show_default=True,
+    help="Mean activation wanted of every unit.",
+)
+@click.option(
+    "--sparsity-weight", type=float, default=3.0, show_default=True, help="How much it counts."
+)
+@click.option("--solver", default="lbfgs", show_default=True, help="lbfgs or gd.")
+@click.option("--max-iter", type=int, default=400, show_default=True, help="Iterations per layer.")
+@click.option(
+    "--tol", type=float, default=1e-6, show_default=True, help="When to stop; 0: at max-iter."
+)
+@click.option("--dtype", default="float32", show_default=True, help="Precision of the arithmetic.")
+@click.option(
+    "--seed",
+    "random_state",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of the first parameters.",
+)
+@click.option("--out", type=click.Path(), required=True, help="Model to write.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+def fit(
+    patches: str, hidden: tuple[int, ...], out: str, overwrite: bool, **parameters: Any
+) -> None:
+    """Learn features of PATCHES, a store that extract wrote."""
+    refuse_existing(out, overwrite=overwrite)  # now, not after hours of work
+    samples = open_patches(patches)
+    sae = StackedAutoEncoder(hidden, **parameters)
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        _bar("fit", sae.max_iter * len(hidden)) as advance,
+    ):
+        warnings.simplefilter("always", ConvergenceWarning)
+        sae.fit(samples, callback=lambda _: advance(1))
+    for warning in caught:
+        click.echo(f"Warning: {warning.message}", err=True)
+    sae.save(out, overwrite=overwrite)
+    click.echo(f"{out}  {_architecture(sae)}, cost {sae.cost_:.6g} after {sae.n_iter_} iterations")
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.argument("patches", type=click.Path())
+@click.option("--out", type=click.Path(), required=True, help="Zarr store to write.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+def transform(model: str, patches: str, out: str, overwrite: bool) -> None:
+    """Write the features that MODEL finds in PATCHES, with the patches' coordinates."""
+    samples = open_patches(patches)
+    features = StackedAutoEncoder.load(model).transform(samples)
+    portion = rows_per_portion(features.dtype.itemsize * features.shape[1], features.chunks[0][0])
+    with (
+        _bar("features", len(features)) as advance,
+        new_samples(
+            out,
+            "features",
+            shape=features.shape,
+            chunk_rows=features.chunks[0][0],
+            dtype=features.dtype,
+            dims=features.dims,
+            coords={name: coord.values for name, coord in features.coords.items()},
+            attrs={"created_by": f"stackedae {__version__}", "model": model, "patches": patches},
+            overwrite=overwrite,
+        ) as array,
+    ):
+        for start in range(0, len(features), portion):
+            rows = slice(start, min(start + portion, len(features)))
+            array[rows] = features.data[rows].compute()
+            advance(rows.stop - rows.start)
+    click.echo(f"{out}  {_describe(features.shape, features.dims, features.dtype)}")
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("filters.png"),
+    show_default=True,
+    help="Picture to write.",
+)
+@click.option(
+    "--patch", "patch_shape", type=_Sizes(), help="Size of a patch, if samples were flat."
+)
+def filters(model: str, out: Path, patch_shape: tuple[int, ...] | None) -> None:
+    """Draw the filters of MODEL's first layer."""
+    _write_montage(StackedAutoEncoder.load(model), patch_shape, out)
+    click.echo(str(out))
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+def info(path: str) -> None:
+    """Say what PATH, a store of this library, holds."""
+    kind = kind_of(path)
+    if kind == "model":
+        _describe_model(StackedAutoEncoder.load(path))
+        return
+    samples: Any = open_samples(path, kind)
+    click.echo(f"{kind}  {_describe(samples.shape, samples.dims, samples.dtype)}")
+    click.echo(
+        f"chunks  {samples.chunks[0][0]:,} of {samples.nbytes / len(samples):.0f} bytes each"
+    )
+    for name, value in samples.attrs.items():
+        click.echo(f"{name}  {value}")
+
+
+def _describe_model(sae: StackedAutoEncoder) -> None:
+    click.echo(f"model  {_architecture(sae)}")
+    for index, layer in enumerate(sae.layers_):
+        last = [record for record in sae.history_ if record["layer"] == index][-1]
+        click.echo(
+            f"layer {index}  {layer.cost.activation} → {layer.cost.output_activation}, "
+            f"cost {last['cost']:.6g} (reconstruction {last['reconstruction']:.4g}, decay "
+            f"{last['decay']:.4g}, sparsity {last['sparsity']:.4g}), {last['n_rows']:,} samples, "
+            f"{last['iteration']} iterations, {layer.status.name}"
+        )
+    parameters = (f"{name}={value!r}" for name, value in sae.get_params().items())
+    click.echo("parameters  " + ", ".join(parameters))
+
+
+def _architecture(sae: StackedAutoEncoder) -> str:
+    sizes = [sae.n_features_in_, *(layer.cost.n_hidden for layer in sae.layers_)]
+    return "-".join(map(str, sizes))
+
+
+def _describe(shape: tuple[int, ...], dims: Any, dtype: Any) -> str:
+    sizes = ", ".join(f"{dim}: {size:,}" for dim, size in zip(dims, shape, strict=True))
+    return f"({sizes}) {dtype}, {np.prod(shape) * np.dtype(dtype).itemsize / 2**20:,.1f} MiB"
+
+
+def _write_montage(sae: StackedAutoEncoder, patch_shape: Any, out: Path) -> None:
+    picture = filter_montage(filters_of(sae, patch_shape), zoom=_ZOOM)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    imsave(out, picture, check_contrast=False)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    try:
+        return np.dtype(name)
+    except TypeError as error:
+        raise ArgumentError("dtype", name, "is no dtype of NumPy", "pass float32, say") from error
+
+
+@contextmanager
+def _bar(label: str, length: int) -> Iterator[Callable[[int], None]]:
+    """Show progress on standard error, where there is a terminal."""
+    title = f"{label:<8}"
+    with click.progressbar(length=length, label=title, file=sys.stderr, width=30) as bar:
+        yield bar.update
+        bar.update(length)  # a fit that converged early is done all the same

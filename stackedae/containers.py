@@ -1,0 +1,212 @@
+"""ndarray, Dask array, DataArray, zarr array: rows from whatever comes in, the same going out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import DTypeLike
+
+from stackedae.cluster import Shards, literal, one_blas_thread, task
+from stackedae.errors import DataError
+from stackedae.layout import Array
+from stackedae.memory import rows_per_shard, shard_rows
+from stackedae.moments import first_bad_row
+from stackedae.storage import read_lazily
+
+Container = Any
+"""An ndarray (or what becomes one), Dask array, xarray.DataArray or zarr.Array."""
+
+RowFunction = Callable[[Array], Array]
+"""Takes rows (n, n_features), gives (n, …)."""
+
+
+def is_lazy_or_labelled(X: Container) -> bool:
+    """Whether X is a container of Dask, xarray or Zarr, and not for NumPy to convert."""
+    return isinstance(X, (da.Array, xr.DataArray, zarr.Array))
+
+
+def as_array(X: Container) -> Array | da.Array:
+    """Return the ndarray or Dask array in a container, checked to be samples of real numbers.
+
+    Raises
+    ------
+    DataError
+        If X has fewer than two dimensions, no samples, unknown chunk sizes, or entries that are
+        not real numbers.
+    """
+    if isinstance(X, xr.DataArray):
+        X = X.data
+    if isinstance(X, zarr.Array):
+        X = read_lazily(X)
+    elif not isinstance(X, da.Array):
+        X = np.asarray(X)
+    if X.dtype.kind not in "buif":
+        raise DataError(f"X has dtype {X.dtype}, not of real numbers; pass X.astype('float32').")
+    if X.ndim < 2:
+        raise DataError(
+            f"X has shape {X.shape}: expected 2D array or more, samples first. Reshape your data: "
+            "X.reshape(-1, 1) if it has a single feature, X.reshape(1, -1) if it is one sample."
+        )
+    if any(math.isnan(size) for size in X.shape):
+        raise DataError(
+            f"X has unknown chunk sizes {X.chunks}; call X.compute_chunk_sizes() first."
+        )
+    if 0 in X.shape:
+        raise DataError(
+            f"Found array with {X.shape[0]} sample(s) and {math.prod(X.shape[1:])} feature(s) "
+            f"(shape={X.shape}) while a minimum of 1 is required; pass more data."
+        )
+    array: Array | da.Array = X
+    return array
+
+
+def n_columns(X: Container) -> int:
+    """Return the entries of one sample."""
+    return math.prod(X.shape[1:])
+
+
+def cut_into_shards(X: Container, dtype: DTypeLike | None = None) -> Shards:
+    """Cut the samples of a container into shards of rows, whose dtype sets the arithmetic.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, …)
+        Trailing dimensions are flattened, row-major.
+    dtype : dtype or None
+        Precision of the arithmetic; that of X if None. Entries are converted only if they would be
+        worked with in another precision, so that bytes of an image stay bytes.
+
+    Returns
+    -------
+    Shards
+        Nothing is read or computed yet.
+    """
+    array = as_array(X)
+    stored = array.dtype
+    if dtype is not None and np.result_type(stored, np.float32) != dtype:
+        stored = np.dtype(dtype)
+    d = n_columns(array)
+    chunks = array.chunks[0] if isinstance(array, da.Array) else (len(array),)
+    rows = shard_rows(chunks, rows_per_shard(len(array), d * stored.itemsize))
+    blocks = [task("stackedae-load", _as_rows, part, stored) for part in _row_parts(array, rows)]
+    return Shards(blocks, rows, d, stored)
+
+
+def find_row(X: Container, row: int) -> str:
+    """Say where a row lies: "row 7 (chunk 1, its row 3)" in chunked data, else "row 7"."""
+    array = as_array(X)
+    if not isinstance(array, da.Array):
+        return f"row {row}"
+    borders = np.cumsum((0, *array.chunks[0]))
+    chunk = int(np.searchsorted(borders, row, side="right")) - 1
+    return f"row {row} (chunk {chunk}, its row {row - borders[chunk]})"
+
+
+def bad_row_error(where: str) -> DataError:
+    """Return the error to raise for a row with NaN or infinity."""
+    return DataError(f"X contains NaN or infinity, first in {where}; drop or fill such samples.")
+
+
+def map_samples(
+    function: RowFunction,
+    X: Container,
+    *,
+    sample_shape: tuple[int, ...],
+    dims: tuple[str, ...] | None,
+    dtype: DTypeLike,
+    name: str,
+) -> Container:
+    """Apply a function of rows to every sample: same container, same chunks, lazy if X is.
+
+    Parameters
+    ----------
+    function : callable
+        Takes (n, n_features), gives (n, …) with ``prod(sample_shape)`` entries each.
+    X : container of shape (n_samples, …)
+        Samples; a zarr.Array gives a Dask array.
+    sample_shape : tuple of int
+        Shape of one result.
+    dims : tuple of str or None
+        Names of the dimensions of one result, for a DataArray; those of X if None. Coordinates
+        along dimensions that remain are kept.
+    dtype : dtype
+        Of the result.
+    name : str
+        What dashboards call the tasks.
+    """
+    array = as_array(X)
+    result: Any
+    if isinstance(array, da.Array):
+        result = _map_blocks(function, array, sample_shape, np.dtype(dtype), name)
+    else:
+        result = _on_block(array, "", function=function, sample_shape=sample_shape)
+    if not isinstance(X, xr.DataArray):
+        return result
+    kept = (X.dims[0], *(X.dims[1:] if dims is None else dims))
+    coords = {
+        key: coord
+        for key, coord in X.coords.items()
+        if set(coord.dims) <= set(kept if dims is None else kept[:1])
+    }
+    return xr.DataArray(result, coords=coords, dims=kept)
+
+
+def _map_blocks(
+    function: RowFunction, array: da.Array, sample_shape: tuple[int, ...], dtype: Any, name: str
+) -> da.Array:
+    whole = array.rechunk(dict.fromkeys(range(1, array.ndim), -1))
+    ndim = 1 + len(sample_shape)
+    mapped: da.Array = da.map_blocks(
+        _on_block_in_task,
+        whole,
+        function=function,
+        sample_shape=sample_shape,
+        token=name,
+        dtype=dtype,
+        chunks=(whole.chunks[0], *((size,) for size in sample_shape)),
+        drop_axis=list(range(1, array.ndim)),
+        new_axis=list(range(1, ndim)) or None,
+        meta=np.empty((0,) * ndim, dtype),
+    )
+    return mapped
+
+
+def _on_block(
+    block: Array, where: str, *, function: RowFunction, sample_shape: tuple[int, ...]
+) -> Array:
+    rows = block.reshape(len(block), -1)
+    bad = first_bad_row(rows)
+    if bad >= 0:
+        raise bad_row_error(f"row {bad}{where}")
+    return function(rows).reshape(len(block), *sample_shape)
+
+
+def _on_block_in_task(
+    block: Array,
+    *,
+    function: RowFunction,
+    sample_shape: tuple[int, ...],
+    block_info: Any = None,
+) -> Array:
+    chunk = block_info[0]["chunk-location"][0]
+    with one_blas_thread():
+        return _on_block(block, f" of chunk {chunk}", function=function, sample_shape=sample_shape)
+
+
+def _row_parts(array: Array | da.Array, rows: tuple[int, ...]) -> list[Any]:
+    if isinstance(array, da.Array):
+        whole = array.rechunk((rows, *((size,) for size in array.shape[1:])))
+        return list(whole.to_delayed().ravel())
+    borders = np.cumsum((0, *rows))
+    return [literal("stackedae-rows", array[start:stop]) for start, stop in pairwise(borders)]
+
+
+def _as_rows(block: Array, dtype: np.dtype[Any]) -> Array:
+    return np.ascontiguousarray(block.reshape(len(block), -1), dtype=dtype)

@@ -1,0 +1,378 @@
+"""The sparse auto-encoder: one hidden layer that reconstructs its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from stackedae.costs.activations import ACTIVATIONS, Activation
+from stackedae.costs.preconditioner import AutoEncoderPreconditioner, regularised_inverse
+from stackedae.errors import ArgumentError, DataError
+from stackedae.evaluation import Evaluation
+from stackedae.layout import Array, Layout, Vector
+from stackedae.moments import Moments
+
+BLOCK_ROWS = 1024
+"""Rows per pass through the products: few enough that the activations of a block stay in cache,
+and fixed, so that the bits of a sum do not depend on the machine."""
+
+_KL_EDGE = np.finfo(np.float64).eps
+"""Mean activations are kept this far from 0 and 1, where the divergence is infinite."""
+
+
+@dataclass(frozen=True)
+class AutoEncoderCost:
+    r"""Cost and gradient of one sparse auto-encoder.
+
+    For rows :math:`x_1 … x_n` and parameters W1, b1, W2, b2
+
+    .. math::
+
+        a &= f(W_1 x + b_1), \qquad r = g(W_2 a + b_2), \qquad
+        \hat\rho_j = \frac1n \sum_i a_{ij} \\
+        J &= \underbrace{\frac1n \sum_i \tfrac12 \lVert r_i - x_i \rVert^2}_{reconstruction}
+           + \underbrace{\frac\alpha2 (\lVert W_1 \rVert^2 + \lVert W_2 \rVert^2)}_{decay}
+           + \underbrace{\beta \sum_j \mathrm{KL}(\rho \,\Vert\, \hat\rho_j)}_{sparsity}
+
+    with :math:`\mathrm{KL}(\rho \Vert q) = \rho\log\frac\rho q + (1-\rho)\log\frac{1-\rho}{1-q}`.
+    For ``activation="tanh"`` the divergence is taken of :math:`(1 + \hat\rho_j)/2`.
+
+    Parameters
+    ----------
+    n_features, n_hidden : int
+        Entries of a row, d, and hidden units, h.
+    activation, output_activation : {"logistic", "tanh", "relu", "identity"}
+        f and g.
+    alpha : float
+        Weight decay; biases are not decayed, and alpha is not divided by the number of rows.
+    sparsity_target : float
+        ρ, the mean activation wanted of every hidden unit, strictly between 0 and 1.
+    sparsity_weight : float
+        β. Must be 0 for "relu" and "identity", whose mean activation is not a share.
+
+    Attributes
+    ----------
+    layout : Layout
+        Where W1 (h, d), b1 (h,), W2 (d, h) and b2 (d,) lie in the vector of parameters, row-major.
+    sums_layout : Layout
+        Where the sums over rows lie in the vector that `chunk_sums` returns.
+
+    Raises
+    ------
+    ArgumentError
+        If a hyper-parameter cannot be worked with.
+
+    Notes
+    -----
+    The divergence couples all rows: its slope
+    :math:`c_j = \beta(-\rho/\hat\rho_j + (1-\rho)/(1-\hat\rho_j))` needs :math:`\hat\rho` over
+    *all* rows before back-propagation through any of them. But
+    :math:`\delta_2 = (W_2^T\delta_3 + c) \circ f'` is linear in c. So each chunk sums
+    :math:`f'(z)\,x^T` and :math:`f'(z)` as well, and `finish` adds c times these:
+    one pass over the data gives the exact gradient.
+
+    The cost of a chunk of m rows is 10·m·d·h floating-point operations, 12·m·d·h with a
+    sparsity term.
+
+    References
+    ----------
+    A. Ng, "Sparse autoencoder", CS294A lecture notes, Stanford, 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stackedae.costs import AutoEncoderCost
+    >>> cost = AutoEncoderCost(n_features=3, n_hidden=2, sparsity_weight=0.0, alpha=0.0)
+    >>> X = np.full((5, 3), 0.5)
+    >>> params = cost.layout.zeros()
+    >>> cost.finish(params, cost.chunk_sums(params, X)).cost
+    0.0
+    """
+
+    n_features: int
+    n_hidden: int
+    activation: str = "logistic"
+    output_activation: str = "logistic"
+    alpha: float = 1e-4
+    sparsity_target: float = 0.05
+    sparsity_weight: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("n_features", "n_hidden"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(name, getattr(self, name), "is no size", "pass 1 or more")
+        for name in ("activation", "output_activation"):
+            if getattr(self, name) not in ACTIVATIONS:
+                raise ArgumentError(
+                    name, getattr(self, name), "is unknown", f"choose from {', '.join(ACTIVATIONS)}"
+                )
+        for name in ("alpha", "sparsity_weight"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ArgumentError(
+                    name, getattr(self, name), "is not a finite weight", "pass 0 or more"
+                )
+        if not 0 < self.sparsity_target < 1:
+            raise ArgumentError(
+                "sparsity_target",
+                self.sparsity_target,
+                "is no mean activation between 0 and 1 (both excluded)",
+                "pass a small share such as 0.05",
+            )
+        if self.sparsity_weight > 0 and not self._f.bounded:
+            raise ArgumentError(
+                "sparsity_weight",
+                self.sparsity_weight,
+                f"needs a bounded activation, and activation={self.activation!r} has none",
+                'pass sparsity_weight=0, or activation="logistic" or "tanh"',
+            )
+
+    @property
+    def _f(self) -> Activation:
+        return ACTIVATIONS[self.activation]
+
+    @property
+    def _g(self) -> Activation:
+        return ACTIVATIONS[self.output_activation]
+
+    @property
+    def _sparse(self) -> bool:
+        return self.sparsity_weight > 0
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Layout of the parameters."""
+        d, h = self.n_features, self.n_hidden
+        return Layout.of(W1=(h, d), b1=(h,), W2=(d, h), b2=(d,))
+
+    @cached_property
+    def sums_layout(self) -> Layout:
+        """Layout of the sums over rows."""
+        d, h = self.n_features, self.n_hidden
+        shapes: dict[str, tuple[int, ...]] = {
+            "n_rows": (),
+            "squared_error": (),
+            "activation": (h,),
+            **dict(self.layout.shapes),
+        }
+        if self._sparse:
+            shapes |= {"slope_x": (h, d), "slope": (h,)}
+        return Layout.of(**shapes)
+
+    def initial_params(self, rng: np.random.Generator, moments: Moments | None = None) -> Vector:
+        r"""Draw a start: weights uniform in :math:`\pm\sqrt{6/(d+h+1)}`, biases zero.
+
+        Given the moments of the rows, weights are in units of their standard deviation σ (W1 of
+        1/(3σ), so that hidden units start where f is nearly linear), and biases such that the mean
+        row activates every hidden unit by ρ (by f(0) if there is no sparsity term) and comes out
+        where no unit is active.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of the weights.
+        moments : Moments or None
+            Mean and covariance of the rows; those of a sample will do.
+
+        Returns
+        -------
+        ndarray of shape (layout.size,), float64
+        """
+        bound = np.sqrt(6.0 / (self.n_features + self.n_hidden + 1))
+        params = self.layout.zeros()
+        P = self.layout.unpack(params)
+        for name in ("W1", "W2"):
+            P[name][...] = rng.uniform(-bound, bound, P[name].shape)
+        if moments is not None:
+            sigma = moments.standard_deviation or 1.0
+            P["W1"] /= 3 * sigma
+            P["W2"] *= sigma
+            P["b1"][...] = -P["W1"] @ moments.mean
+            P["b2"][...] = self._g.inverse(moments.mean)
+            if self._sparse:
+                P["b1"] += self._f.inverse(np.asarray(self._target_activation))
+        return params
+
+    @property
+    def _target_activation(self) -> float:
+        """ρ on the scale of f."""
+        return self._f.low + self.sparsity_target * (self._f.high - self._f.low)
+
+    def preconditioner(self, moments: Moments) -> AutoEncoderPreconditioner:
+        """Return an approximate inverse Hessian for rows with these moments.
+
+        Parameters
+        ----------
+        moments : Moments
+            Mean and covariance of the rows; those of a sample will do.
+
+        Returns
+        -------
+        AutoEncoderPreconditioner
+            Hidden units are taken to be as active as the sparsity term wants them to be.
+        """
+        code_mean, code_variance = 0.0, 1.0
+        if self._sparse:
+            rho, width = self.sparsity_target, self._f.high - self._f.low
+            code_mean, code_variance = self._target_activation, rho * (1 - rho) * width**2
+        return AutoEncoderPreconditioner(
+            self.layout,
+            moments.mean,
+            regularised_inverse(moments.covariance),
+            code_mean,
+            1 / code_variance,
+        )
+
+    def encode(self, params: Array, X: Array) -> Array:
+        """Return the hidden activations a = f(W1 x + b1) of rows X, (n_rows, n_hidden)."""
+        P = self.layout.unpack(params)
+        return _affine(X, P["W1"], P["b1"], self._f)
+
+    def decode(self, params: Array, A: Array) -> Array:
+        """Return the reconstruction r = g(W2 a + b2) of rows A, (n_rows, n_features)."""
+        P = self.layout.unpack(params)
+        return _affine(A, P["W2"], P["b2"], self._g)
+
+    def chunk_sums(self, params: Vector, X: Array) -> Vector:
+        """Sum over the rows of X everything that the cost and its gradient need.
+
+        Parameters
+        ----------
+        params : ndarray of shape (layout.size,)
+            Parameters.
+        X : ndarray of shape (n_rows, n_features)
+            Rows. Arithmetic is in float64 if they are float64 or wide integers, else in float32;
+            blocks of rows are summed up in float64.
+
+        Returns
+        -------
+        ndarray of shape (sums_layout.size,), float64
+            Additive: the sums of two chunks together are the sum of their sums.
+
+        Raises
+        ------
+        ArgumentError
+            If X is not two-dimensional with `n_features` columns.
+        """
+        if X.ndim != 2 or X.shape[1] != self.n_features:
+            raise ArgumentError(
+                "X.shape", X.shape, "does not fit the cost", f"pass (n_rows, {self.n_features})"
+            )
+        dtype = np.result_type(X.dtype, np.float32)
+        total = self.sums_layout.zeros()
+        sums = self.sums_layout.unpack(total)
+        sums["n_rows"][...] = len(X)
+        kernel = _Kernel(self, self.layout.unpack(params.astype(dtype)), min(len(X), BLOCK_ROWS))
+        for start in range(0, len(X), BLOCK_ROWS):
+            kernel.add(X[start : start + BLOCK_ROWS].astype(dtype, copy=False), sums)
+        return total
+
+    def finish(self, params: Vector, sums: Vector) -> Evaluation:
+        """Turn sums over all rows into the cost and its gradient.
+
+        Parameters
+        ----------
+        params : ndarray of shape (layout.size,)
+            The parameters that `sums` were computed with.
+        sums : ndarray of shape (sums_layout.size,)
+            `chunk_sums` of all chunks, added up.
+
+        Returns
+        -------
+        Evaluation
+            With terms "reconstruction", "decay" and "sparsity", and means "activations".
+
+        Raises
+        ------
+        DataError
+            If the sums are over no rows.
+        """
+        P = self.layout.unpack(params)
+        S = self.sums_layout.unpack(sums)
+        n = float(S["n_rows"])
+        if n < 1:
+            raise DataError("X has no rows: a cost needs at least one; pass more data.")
+        mean_activations = S["activation"] / n
+        gradient: dict[str, Array] = {name: S[name] / n for name, _ in self.layout.shapes}
+        terms = {
+            "reconstruction": float(S["squared_error"]) / (2 * n),
+            "decay": self.alpha / 2 * float(np.vdot(P["W1"], P["W1"]) + np.vdot(P["W2"], P["W2"])),
+            "sparsity": 0.0,
+        }
+        for name in ("W1", "W2"):
+            gradient[name] += self.alpha * P[name]
+        if self._sparse:
+            terms["sparsity"], slope = self._divergence(mean_activations)
+            gradient["W1"] += slope[:, None] * S["slope_x"] / n
+            gradient["b1"] += slope * S["slope"] / n
+        return Evaluation(
+            cost=sum(terms.values()),
+            gradient=self.layout.pack(gradient),
+            terms=terms,
+            means={"activations": mean_activations.astype(np.float64)},
+        )
+
+    def _divergence(self, mean_activations: Array) -> tuple[float, Array]:
+        """Return β Σ KL(ρ ‖ ρ̂) and its slope c in the mean activations."""
+        f, rho = self._f, self.sparsity_target
+        share = (mean_activations - f.low) / (f.high - f.low)
+        share = np.clip(share, _KL_EDGE, 1 - _KL_EDGE)
+        divergence = rho * np.log(rho / share) + (1 - rho) * np.log((1 - rho) / (1 - share))
+        slope = (-rho / share + (1 - rho) / (1 - share)) / (f.high - f.low)
+        return self.sparsity_weight * float(divergence.sum()), self.sparsity_weight * slope
+
+
+def _affine(X: Array, W: Array, b: Array, activation: Activation) -> Array:
+    out = X @ W.T
+    out += b
+    activation.apply(out)
+    return out
+
+
+class _Kernel:
+    """The products of one block of rows, in buffers that all blocks of a chunk share."""
+
+    def __init__(self, cost: AutoEncoderCost, P: dict[str, Array], rows: int) -> None:
+        d, h = cost.n_features, cost.n_hidden
+        dtype = P["W1"].dtype
+        self.f, self.g, self.sparse, self.P = cost._f, cost._g, cost._sparse, P
+        self.hidden = np.empty((rows, h), dtype)
+        self.output = np.empty((rows, d), dtype)
+        self.error = np.empty((rows, d), dtype)
+        # δ2 without its sparsity part and f'(z) lie side by side, so that
+        # one product with X gives both sums that the gradient of W1 needs.
+        self.delta = np.empty((rows, 2 * h if cost._sparse else h), dtype)
+        self.ones = np.ones(rows, dtype)
+
+    def add(self, X: Array, sums: dict[str, Array]) -> None:
+        """Add the sums over the rows of X."""
+        m, h = len(X), self.hidden.shape[1]
+        P, ones = self.P, self.ones[:m]
+        a, r, e, delta = self.hidden[:m], self.output[:m], self.error[:m], self.delta[:m]
+
+        np.matmul(X, P["W1"].T, out=a)
+        a += P["b1"]
+        self.f.apply(a)
+        np.matmul(a, P["W2"].T, out=r)
+        r += P["b2"]
+        self.g.apply(r)
+
+        np.subtract(r, X, out=e)
+        sums["squared_error"] += np.vdot(e, e)
+        sums["activation"] += ones @ a
+        self.g.times_derivative(e, r)
+        sums["W2"] += e.T @ a
+        sums["b2"] += ones @ e
+
+        np.matmul(e, P["W2"], out=delta[:, :h])
+        self.f.times_derivative(delta[:, :h], a)
+        if self.sparse:
+            delta[:, h:] = 1.0
+            self.f.times_derivative(delta[:, h:], a)
+        product, column_sums = delta.T @ X, ones @ delta
+        sums["W1"] += product[:h]
+        sums["b1"] += column_sums[:h]
+        if self.sparse:
+            sums["slope_x"] += product[h:]
+            sums["slope"] += column_sums[h:]

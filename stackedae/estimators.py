@@ -1,0 +1,543 @@
+"""The estimator that users see."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from stackedae._version import __version__
+from stackedae.containers import Container, map_samples
+from stackedae.errors import ArgumentError, DataError
+from stackedae.layers import Stack
+from stackedae.layout import Array
+from stackedae.persistence import load_model, save_model
+from stackedae.samples import check_samples
+from stackedae.solvers import Status
+from stackedae.storage import StoreLike
+from stackedae.training import LayerSettings, Record, TrainingSettings, train_stack
+
+_PER_LAYER = (
+    "activation",
+    "output_activation",
+    "alpha",
+    "sparsity_target",
+    "sparsity_weight",
+)
+
+
+class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    r"""Learn features of samples without labels, by a stack of sparse auto-encoders.
+
+    Each layer learns to reconstruct its input through hidden units of which few are active at a
+    time: for samples :math:`x`, hidden activations :math:`a = f(W_1 x + b_1)` and reconstructions
+    :math:`r = g(W_2 a + b_2)` it minimises
+
+    .. math::
+
+        J = \frac1n \sum_i \tfrac12 \lVert r_i - x_i \rVert^2
+            + \frac\alpha2 (\lVert W_1 \rVert^2 + \lVert W_2 \rVert^2)
+            + \beta \sum_j \mathrm{KL}(\rho \,\Vert\, \hat\rho_j)
+
+    where :math:`\hat\rho_j` is the mean activation of unit j over *all* samples. The activations of
+    one layer are the samples of the next.
+
+    Cost and gradient are computed where the data are, on the Dask scheduler that is active: a
+    `distributed.Client` if there is one, else threads.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or tuple of int, default=(25,)
+        Hidden units of each layer, from the data up.
+    activation : {"logistic", "tanh", "relu", "identity"}, default="logistic"
+        f. "relu" and "identity" need ``sparsity_weight=0``.
+    output_activation : {"auto", "logistic", "tanh", "relu", "identity"}, default="auto"
+        g. "auto" is "logistic" if all input of the layer lies in [0, 1], else "identity".
+    alpha : float, default=1e-4
+        Weight decay α; it is not divided by the number of samples.
+    sparsity_target : float, default=0.05
+        ρ, the mean activation wanted of every hidden unit. For "tanh", of (1 + a)/2.
+    sparsity_weight : float, default=3.0
+        β; 0 for no sparsity term.
+    solver : {"lbfgs", "gd"}, default="lbfgs"
+        L-BFGS, preconditioned by the covariance of the layer's input; or plain gradient descent.
+    max_iter : int, default=400
+        Iterations per layer, at most.
+    tol : float, default=1e-6
+        Stop when the relative decrease of the cost over ten iterations and the largest entry of the
+        gradient, relative to max(1, \|cost\|), are both at most this; 0 runs to `max_iter`.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the arithmetic, of the parameters and of the features. Sums over samples are in
+        float64 either way.
+    random_state : int, RandomState instance or None, default=None
+        Source of the first parameters.
+    verbose : int, default=0
+        1 prints every tenth iteration, 2 every one.
+
+    Attributes
+    ----------
+    layers_ : list of Layer
+        One record per layer, from the data up, with W1 (hidden, features), b1 (hidden,),
+        W2 (features, hidden), b2 (features,), the cost that was minimised, and how training ended.
+    coefs_ : list of ndarray of shape (n_features, n_hidden)
+        Encoder weights, W1 transposed, as in scikit-learn's MLPRegressor.
+    intercepts_ : list of ndarray of shape (n_hidden,)
+        Encoder biases b1.
+    components_ : ndarray of shape (n_hidden, n_features)
+        Filters of the first layer.
+    output_activation_ : str
+        g of the first layer, the one that reconstructs the data.
+    mean_activations_ : list of ndarray of shape (n_hidden,)
+        Mean activation of each unit, for each layer.
+    history_ : list of dict
+        One per iteration, with keys `layer`, `phase`, `iteration`, `n_rows`, `cost`,
+        `reconstruction`, `decay`, `sparsity`, `gradient_norm` (Euclidean), `step`, `n_evaluations`,
+        `rows_visited`, `bytes_read` and `seconds`; the last four are of this iteration alone.
+    n_iter_ : int
+        Iterations of all layers together.
+    cost_ : float
+        J of the last layer at the end, over all samples.
+    sample_shape_ : tuple of int
+        Shape of one sample, as `fit` saw it.
+    n_features_in_ : int
+        Entries of one sample.
+    feature_names_in_ : ndarray of str
+        Names of the columns, if `fit` saw any.
+
+    See Also
+    --------
+    extract_patches : Makes samples of images.
+    ContrastNormalizer : Prepares them.
+
+    Notes
+    -----
+    Samples are held in memory, by Dask workers if there are any, from the start of `fit` to its
+    end. The same chunks and the same `random_state` give the same bits on every scheduler and any
+    number of workers.
+
+    References
+    ----------
+    A. Ng, "Sparse autoencoder", CS294A lecture notes, Stanford, 2011.
+    Y. Bengio, P. Lamblin, D. Popovici, H. Larochelle, "Greedy layer-wise training of deep
+    networks", NIPS 2006.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stackedae import StackedAutoEncoder
+    >>> X = np.random.default_rng(0).random((200, 8, 8))
+    >>> sae = StackedAutoEncoder(hidden_layer_sizes=(16, 4), max_iter=5, tol=0, random_state=0)
+    >>> sae.fit_transform(X).shape
+    (200, 4)
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (25,),
+        *,
+        activation: str | Sequence[str] = "logistic",
+        output_activation: str | Sequence[str] = "auto",
+        alpha: float | Sequence[float] = 1e-4,
+        sparsity_target: float | Sequence[float] = 0.05,
+        sparsity_weight: float | Sequence[float] = 3.0,
+        solver: str = "lbfgs",
+        max_iter: int = 400,
+        tol: float = 1e-6,
+        dtype: str = "float32",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.output_activation = output_activation
+        self.alpha = alpha
+        self.sparsity_target = sparsity_target
+        self.sparsity_weight = sparsity_weight
+        self.solver = solver
+        self.max_iter = max_iter
+        self.tol = tol
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(
+        self, X: Container, y: Any = None, *, callback: Callable[[Record], None] | None = None
+    ) -> Self:
+        """Learn the layers, one after the other.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
+            Samples; trailing dimensions are one sample.
+        y : None
+            Ignored.
+        callback : callable or None
+            Called after every iteration with its record of `history_`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ArgumentError
+            If a parameter cannot be worked with.
+        DataError
+            If X has no samples, NaN or infinity, or entries that are not real numbers.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a layer stopped for another reason than `tol` (which 0 never gives as a reason).
+        """
+        layer_settings = self._layer_settings()
+        training = self._training_settings()
+        X = check_samples(self, X, reset=True)
+        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
+        self.layers_, self.history_ = train_stack(
+            X, layer_settings, training, rng, _listeners(self.verbose, callback)
+        )
+        self.sample_shape_ = tuple(X.shape[1:])
+        for index, layer in enumerate(self.layers_):
+            reached_limit = layer.status is Status.MAX_ITER and self.tol == 0
+            if layer.status is not Status.CONVERGED and not reached_limit:
+                warnings.warn(
+                    f"Layer {index} ended as {layer.status.name}: {layer.status.advice}.",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+        return self
+
+    def transform(self, X: Container) -> Container:
+        """Return the activations of the last layer.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
+            Samples.
+
+        Returns
+        -------
+        container of shape (n_samples, n_hidden)
+            Same container and chunks, lazy if X is (a zarr.Array gives a Dask array). A DataArray
+            keeps the coordinates of its samples and has the second dimension "feature".
+
+        Raises
+        ------
+        DataError
+            If X has another number of features than the samples of `fit`, or NaN or infinity (for
+            lazy X, when it is computed).
+        """
+        return self._map("encode", X, (self._n_features_out,), ("feature",))
+
+    def inverse_transform(self, X: Container) -> Container:
+        r"""Return the samples that activations of the last layer stand for.
+
+        Parameters
+        ----------
+        X : container of shape (n_samples, n_hidden)
+            Activations.
+
+        Returns
+        -------
+        container of shape (n_samples, \*sample_shape\_)
+            The trailing dimensions of a DataArray are y, x, channel for samples of two or three
+            dimensions, else "feature".
+        """
+        check_is_fitted(self)
+        n_hidden = self._n_features_out
+        if len(X.shape) != 2 or X.shape[1] != n_hidden:
+            raise DataError(
+                f"X has shape {tuple(X.shape)}, and the last layer has {n_hidden} features; pass "
+                f"activations of shape (n_samples, {n_hidden}), as transform returns them."
+            )
+        shape = self.sample_shape_
+        dims = ("y", "x", "channel")[: len(shape)] if len(shape) in (2, 3) else ("feature",)
+        if len(dims) != len(shape):
+            shape = (self.n_features_in_,)
+        return self._map_rows("decode", X, shape, dims)
+
+    def reconstruct(self, X: Container) -> Container:
+        """Return samples after a pass through all layers, up and down again.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
+            Samples.
+
+        Returns
+        -------
+        container of the shape of X
+            Same container and chunks, lazy if X is.
+        """
+        return self._map("reconstruct", X, None, None)
+
+    def reconstruction_error(self, X: Container) -> Container:
+        r"""Return :math:`\tfrac12 \lVert r - x \rVert^2` of every sample.
+
+        For a single layer, its mean over the training samples is the reconstruction term of J.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
+            Samples.
+
+        Returns
+        -------
+        container of shape (n_samples,)
+            Same container and chunks, lazy if X is.
+        """
+        return self._map("errors", X, (), ())
+
+    def score_samples(self, X: Container) -> Container:
+        """Return minus the reconstruction error of every sample: higher is more normal.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
+            Samples.
+
+        Returns
+        -------
+        container of shape (n_samples,)
+        """
+        return -self.reconstruction_error(X)
+
+    def score(self, X: Container, y: Any = None) -> float:
+        """Return the mean of `score_samples`, computed now.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
+            Samples.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            At most 0; higher is better.
+        """
+        return float(self.score_samples(X).mean())
+
+    def save(self, path: StoreLike, *, overwrite: bool = False) -> None:
+        """Write the fitted model as a Zarr group of arrays and JSON; no code, no pickle.
+
+        Parameters
+        ----------
+        path : path, URL or Zarr store
+            Where to write. On a local path the model appears when it is complete.
+        overwrite : bool
+            Whether to replace a store that exists.
+
+        Raises
+        ------
+        StoreExistsError
+            If it exists and `overwrite` is not set.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> from stackedae import StackedAutoEncoder
+        >>> X = np.random.default_rng(0).random((50, 6))
+        >>> sae = StackedAutoEncoder(3, max_iter=2, tol=0, random_state=0).fit(X)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sae.save(f"{folder}/model.zarr")
+        ...     again = StackedAutoEncoder.load(f"{folder}/model.zarr")
+        >>> bool((again.transform(X) == sae.transform(X)).all())
+        True
+        """
+        check_is_fitted(self)
+        document = {
+            "class": type(self).__name__,
+            "version": __version__,
+            "params": {name: _plain(value) for name, value in self.get_params().items()},
+            "n_features_in": self.n_features_in_,
+            "feature_names_in": _plain(getattr(self, "feature_names_in_", None)),
+            "sample_shape": list(self.sample_shape_),
+            "history": self.history_,
+        }
+        save_model(path, self.layers_, document, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: StoreLike) -> Self:
+        """Read a model that `save` wrote.
+
+        Parameters
+        ----------
+        path : path, URL or Zarr store
+            What was written.
+
+        Returns
+        -------
+        StackedAutoEncoder
+            Fitted.
+
+        Raises
+        ------
+        StoreError
+            If it is missing, incomplete, not a model, or of a later version.
+        """
+        layers, document = load_model(path)
+        model = cls(**{name: _from_plain(value) for name, value in document["params"].items()})
+        model.layers_, model.history_ = layers, document["history"]
+        model.n_features_in_ = document["n_features_in"]
+        model.sample_shape_ = tuple(document["sample_shape"])
+        if document["feature_names_in"] is not None:
+            model.feature_names_in_ = np.asarray(document["feature_names_in"], dtype=object)
+        return model
+
+    @property
+    def coefs_(self) -> list[Array]:
+        """Encoder weights, (n_features, n_hidden) each."""
+        return [layer.W1.T for layer in self.layers_]
+
+    @property
+    def intercepts_(self) -> list[Array]:
+        """Encoder biases, (n_hidden,) each."""
+        return [layer.b1 for layer in self.layers_]
+
+    @property
+    def components_(self) -> Array:
+        """Filters of the first layer, (n_hidden, n_features)."""
+        return self.layers_[0].W1
+
+    @property
+    def output_activation_(self) -> str:
+        """The output activation of the first layer."""
+        return self.layers_[0].cost.output_activation
+
+    @property
+    def mean_activations_(self) -> list[Array]:
+        """Mean activation of each unit, for each layer."""
+        return [layer.mean_activations for layer in self.layers_]
+
+    @property
+    def n_iter_(self) -> int:
+        """Iterations of all layers together."""
+        return len(self.history_)
+
+    @property
+    def cost_(self) -> float:
+        """Cost of the last layer at the end."""
+        return float(self.history_[-1]["cost"])
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.layers_[-1].cost.n_hidden
+
+    def _map(
+        self,
+        method: str,
+        X: Container,
+        sample_shape: tuple[int, ...] | None,
+        dims: tuple[str, ...] | None,
+    ) -> Container:
+        check_is_fitted(self)
+        X = check_samples(self, X, reset=False)
+        return self._map_rows(
+            method, X, X.shape[1:] if sample_shape is None else sample_shape, dims
+        )
+
+    def _map_rows(
+        self, method: str, X: Container, sample_shape: tuple[int, ...], dims: Any
+    ) -> Container:
+        stack = Stack(self.layers_)
+        return map_samples(
+            getattr(stack, method),
+            X,
+            sample_shape=sample_shape,
+            dims=dims,
+            dtype=stack.layers[0].params.dtype,
+            name=f"stackedae-{method}",
+        )
+
+    def _layer_settings(self) -> list[LayerSettings]:
+        given: Any = self.hidden_layer_sizes
+        sizes = tuple(given) if np.iterable(given) else (given,)
+        if not sizes or any(not isinstance(n, (int, np.integer)) or n < 1 for n in sizes):
+            raise ArgumentError(
+                "hidden_layer_sizes",
+                self.hidden_layer_sizes,
+                "does not give one or more hidden units for one or more layers",
+                "pass for example (25,) or (100, 25)",
+            )
+        columns = {name: self._per_layer(name, len(sizes)) for name in _PER_LAYER}
+        settings = []
+        for index, size in enumerate(sizes):
+            values = {name: column[index] for name, column in columns.items()}
+            layer = LayerSettings(n_hidden=int(size), **values)
+            # Any output will do for a check; "auto" is decided by the data.
+            chosen = layer.output_activation
+            layer.cost(n_features=1, output_activation="identity" if chosen == "auto" else chosen)
+            settings.append(layer)
+        return settings
+
+    def _per_layer(self, name: str, n_layers: int) -> Sequence[Any]:
+        value: Any = getattr(self, name)
+        if isinstance(value, str) or not np.iterable(value):
+            return [value] * n_layers
+        values: list[Any] = list(value)
+        if len(values) != n_layers:
+            raise ArgumentError(
+                name,
+                value,
+                f"has {len(values)} values for {n_layers} layers",
+                "pass one for all layers, or one for each",
+            )
+        return values
+
+    def _training_settings(self) -> TrainingSettings:
+        for name, choices in (("solver", ("lbfgs", "gd")), ("dtype", ("float32", "float64"))):
+            if getattr(self, name) not in choices:
+                raise ArgumentError(
+                    name, getattr(self, name), "is unknown", f"choose from {', '.join(choices)}"
+                )
+        max_iter: Any = self.max_iter
+        if not isinstance(max_iter, (int, np.integer)) or max_iter < 1:
+            raise ArgumentError("max_iter", self.max_iter, "allows no iteration", "pass 1 or more")
+        if not 0 <= self.tol < np.inf:
+            raise ArgumentError("tol", self.tol, "is no tolerance", "pass 0 or more")
+        return TrainingSettings(self.solver, int(max_iter), float(self.tol), self.dtype)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "layers_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # Features come in `dtype`, whatever that of X.
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def _listeners(verbose: int, callback: Callable[[Record], None] | None) -> Callable[[Record], None]:
+    def on_iteration(record: Mapping[str, Any]) -> None:
+        if verbose and (verbose > 1 or record["iteration"] % 10 == 0):
+            print(
+                f"layer {record['layer']}  iteration {record['iteration']:4d}  "
+                f"cost {record['cost']:.6g}  gradient {record['gradient_norm']:.2g}  "
+                f"evaluations {record['n_evaluations']}  {record['seconds']:.2g} s"
+            )
+        if callback is not None:
+            callback(dict(record))
+
+    return on_iteration
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it; what JSON cannot say (a RandomState) becomes None."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, (str, int, float, bool)) else None
+
+
+def _from_plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

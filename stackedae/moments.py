@@ -1,0 +1,118 @@
+"""What the rows are like: sums that chunks contribute to a survey, a mean and a covariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stackedae.layout import Array, Layout, Vector
+
+MAX_FULL_COVARIANCE = 2048
+"""Columns up to which covariances are computed, and not variances only: 32 MB of float64."""
+
+_BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The first two moments of rows.
+
+    Parameters
+    ----------
+    mean : ndarray of shape (n_features,)
+        Mean row.
+    covariance : ndarray of shape (n_features, n_features) or (n_features,)
+        Covariance with divisor n_rows; its diagonal alone above `MAX_FULL_COVARIANCE` columns.
+    """
+
+    mean: Vector
+    covariance: Vector
+
+    @property
+    def standard_deviation(self) -> float:
+        """Root of the mean variance of the columns."""
+        full = self.covariance.ndim == 2
+        return float(np.sqrt((np.diag(self.covariance) if full else self.covariance).mean()))
+
+    @classmethod
+    def from_sums(cls, mean: Vector, scatter: Vector, n_rows: float) -> Moments:
+        """Make moments from the mean and the sum of `scatter_sums` around it."""
+        d = len(mean)
+        covariance = scatter / n_rows
+        return cls(mean, covariance if scatter.size == d else covariance.reshape(d, d))
+
+
+def scatter_sums(X: Array, center: Vector) -> Vector:
+    r"""Return :math:`\sum (x - c)(x - c)^T` over the rows of X, flattened and in float64.
+
+    Only the diagonal is returned above `MAX_FULL_COVARIANCE` columns. Additive over rows. With the
+    mean as `center` nothing cancels, however far the rows lie from zero. Products of blocks of rows
+    are in the precision of X, at least float32.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_features)
+        Rows.
+    center : ndarray of shape (n_features,)
+        c.
+
+    Returns
+    -------
+    ndarray of shape (n_features²,) or (n_features,), float64
+    """
+    d = X.shape[1]
+    full = d <= MAX_FULL_COVARIANCE
+    total = np.zeros((d, d) if full else d)
+    dtype = np.result_type(X.dtype, np.float32)
+    for start in range(0, len(X), _BLOCK_ROWS):
+        block = (X[start : start + _BLOCK_ROWS] - center).astype(dtype)
+        total += block.T @ block if full else np.einsum("ij,ij->j", block, block)
+    return total.ravel()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Sums over a look at every entry once.
+
+    Parameters
+    ----------
+    n_features : int
+        Columns of the rows.
+    """
+
+    n_features: int
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the sums: rows, entries outside [0, 1], and column sums."""
+        return Layout.of(n_rows=(), n_outside_unit=(), columns=(self.n_features,))
+
+    def chunk_sums(self, X: Array) -> Vector:
+        """Return the sums over the rows of X, additive over rows, float64."""
+        sums: dict[str, Any] = {
+            "n_rows": np.float64(len(X)),
+            "n_outside_unit": np.float64(np.count_nonzero((X < 0) | (X > 1))),
+            "columns": X.sum(axis=0, dtype=np.float64),
+        }
+        return self.layout.pack(sums)
+
+
+def first_bad_row(X: Array) -> int:
+    """Return the index of the first row of X with NaN or infinity, or −1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stackedae.moments import first_bad_row
+    >>> first_bad_row(np.array([[0.0, 1.0], [np.nan, 0.0]]))
+    1
+    """
+    if X.dtype.kind != "f":
+        return -1
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(X.sum(dtype=np.float64)):  # one number says that all is well
+            return -1
+    good = np.isfinite(X).all(axis=1)
+    return -1 if good.all() else int(np.argmin(good))

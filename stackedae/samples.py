@@ -1,0 +1,55 @@
+"""What every estimator asks of its input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
+
+from stackedae.containers import Container, as_array, is_lazy_or_labelled, n_columns
+from stackedae.errors import DataError
+
+
+def check_samples(estimator: BaseEstimator, X: Any, *, reset: bool) -> Container:
+    """Check samples as scikit-learn would, but leave lazy and labelled containers as they are.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Its `n_features_in_` (and `feature_names_in_`) are set if `reset`, else compared.
+    X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
+        Samples. Values are not looked at here: NaN and infinity are found where the rows are.
+    reset : bool
+        Whether this is `fit`.
+
+    Returns
+    -------
+    container
+        X; an ndarray if it was none of Dask, xarray and Zarr.
+
+    Raises
+    ------
+    DataError
+        If X does not have the number of features that the estimator was fitted with.
+    ValueError
+        As scikit-learn's checks do.
+    """
+    if not is_lazy_or_labelled(X):
+        if getattr(X, "ndim", 2) <= 2:
+            return validate_data(
+                estimator, X, reset=reset, dtype="numeric", ensure_all_finite=False
+            )
+        X = np.asarray(X)
+    as_array(X)
+    n_features = n_columns(X)
+    if reset:
+        estimator.n_features_in_ = n_features
+        estimator.__dict__.pop("feature_names_in_", None)
+    elif n_features != estimator.n_features_in_:
+        raise DataError(
+            f"X has {n_features} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input; pass samples like those of fit."
+        )
+    return X

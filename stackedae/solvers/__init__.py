@@ -1,0 +1,18 @@
+"""Solvers: they see a vector and an objective, and know neither Dask nor neurons."""
+
+from stackedae.solvers.descent import Descent
+from stackedae.solvers.gradient_descent import GradientDescent
+from stackedae.solvers.lbfgs import LBFGS
+from stackedae.solvers.line_search import StrongWolfe
+from stackedae.solvers.minimize import minimize
+from stackedae.solvers.state import SolverState, Status
+
+__all__ = [
+    "LBFGS",
+    "Descent",
+    "GradientDescent",
+    "SolverState",
+    "Status",
+    "StrongWolfe",
+    "minimize",
+]

@@ -1,0 +1,55 @@
+"""Run a solver until it has reason to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from stackedae.evaluation import Objective
+from stackedae.layout import Vector
+from stackedae.solvers.descent import Descent
+from stackedae.solvers.state import SolverState, Status
+
+
+def minimize(
+    solver: Descent,
+    objective: Objective,
+    start: Vector | SolverState,
+    *,
+    max_iter: int = 400,
+    tol: float = 1e-6,
+    on_step: Callable[[SolverState], None] | None = None,
+) -> SolverState:
+    """Step until the tolerance is reached, `max_iter` is, or no step can be taken.
+
+    Parameters
+    ----------
+    solver : Descent
+        L-BFGS or gradient descent.
+    objective : callable
+        ``objective(params)`` returns an `Evaluation`.
+    start : ndarray or SolverState
+        Parameters to start from, or the state to go on from.
+    max_iter : int
+        Iterations at most, those before a state was handed in included.
+    tol : float
+        See `SolverState.has_converged`; 0 runs to `max_iter`.
+    on_step : callable or None
+        Called with the state after every step.
+
+    Returns
+    -------
+    SolverState
+        With a status other than RUNNING.
+    """
+    state = start if isinstance(start, SolverState) else solver.init(start)
+    while state.status is Status.RUNNING:
+        state = solver.step(state, objective)
+        if state.status is Status.RUNNING:
+            if state.has_converged(tol):
+                state = replace(state, status=Status.CONVERGED)
+            elif state.iteration >= max_iter:
+                state = replace(state, status=Status.MAX_ITER)
+        if on_step is not None:
+            on_step(state)
+    return state

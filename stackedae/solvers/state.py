@@ -1,0 +1,93 @@
+"""Where a solver stands: plain arrays and numbers, enough to continue bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from stackedae.evaluation import Evaluation
+from stackedae.layout import Vector
+
+COST_WINDOW = 10
+"""Iterations over which the decrease of the cost is judged."""
+
+
+class Status(Enum):
+    """How a run of a solver stands; the value says what to do about it."""
+
+    RUNNING = "the run has not ended: step on"
+    CONVERGED = "the tolerance was reached"
+    MAX_ITER = (
+        "max_iter was reached before the tolerance: raise max_iter, or raise tol "
+        "if the cost has become low enough"
+    )
+    LINE_SEARCH_FAILED = (
+        "no step along the last direction lowered the cost: the parameters are as good as the "
+        'arithmetic can tell (dtype="float64" tells more), or cost and gradient disagree'
+    )
+    NOT_FINITE = (
+        "the cost or its gradient became NaN or infinite: scale the data to about [0, 1] or unit "
+        "variance, or lower the weights of the penalties"
+    )
+
+    @property
+    def advice(self) -> str:
+        """What the status means, and what to do about it."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class SolverState:
+    """State after some iterations.
+
+    `step` of a solver returns a new state and changes no array of the old one. What changes when:
+    `params`, `evaluation`, `step_length`, `costs` and `pairs` with every accepted step;
+    `iteration` and `n_evaluations` with every call; `status` once, at the end.
+
+    Parameters
+    ----------
+    params : ndarray of shape (n_parameters,)
+        Parameters after the last accepted step.
+    evaluation : Evaluation or None
+        Cost and gradient at `params`; None before the first step.
+    iteration : int
+        Steps taken.
+    n_evaluations : int
+        Evaluations of the objective by the last step alone.
+    step_length : float
+        Length of the last accepted step, in units of its direction.
+    costs : tuple of float
+        Costs at the last accepted points, oldest first, at most `COST_WINDOW` + 1 of them.
+    pairs : tuple of (ndarray, ndarray)
+        Changes (s, y) of parameters and gradient in the last steps, oldest first (L-BFGS only).
+    status : Status
+        RUNNING until the run ends.
+    """
+
+    params: Vector
+    evaluation: Evaluation | None = None
+    iteration: int = 0
+    n_evaluations: int = 0
+    step_length: float = 0.0
+    costs: tuple[float, ...] = ()
+    pairs: tuple[tuple[Vector, Vector], ...] = ()
+    status: Status = Status.RUNNING
+
+    def has_converged(self, tol: float) -> bool:
+        r"""Whether neither the cost nor the gradient leaves anything to gain above `tol`.
+
+        True if the largest gradient entry, relative to max(1, \|cost\|), and the relative decrease
+        of the cost over the last `COST_WINDOW` iterations are both at most `tol`; or if the
+        gradient is zero, from where no solver moves.
+        """
+        if self.evaluation is None:
+            return False
+        scale = max(1.0, abs(self.evaluation.cost))
+        largest = float(np.abs(self.evaluation.gradient).max(initial=0.0))
+        if largest == 0.0:
+            return True
+        if len(self.costs) <= COST_WINDOW or largest > tol * scale:
+            return False
+        return self.costs[0] - self.costs[-1] <= tol * max(abs(self.costs[0]), np.finfo(float).tiny)

@@ -1,0 +1,342 @@
+"""Zarr stores: written so that damage shows, opened only when whole, read with chunks named."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import DTypeLike
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
+
+from stackedae.errors import (
+    DamagedChunkError,
+    StoreError,
+    StoreExistsError,
+)
+from stackedae.layout import Array
+
+FORMAT = 1
+"""Version of what this library writes; a store of a later one is refused."""
+
+MARKER = "stackedae"
+"""Attribute of a root group that says what the store is, and that it is complete."""
+
+# The fast end of zstd: patches of natural images hardly compress, and reading
+# should not wait for it. crc32c comes last, so that it covers what is stored.
+_COMPRESSORS: tuple[dict[str, Any], ...] = (
+    {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+    {"name": "crc32c"},
+)
+
+StoreLike = str | Path | Store
+"""A path, a URL, or a Zarr store object."""
+
+ZarrArray = zarr.Array[Any]
+"""A Zarr array, whatever its metadata version."""
+
+
+@contextmanager
+def new_store(store: StoreLike, kind: str, *, overwrite: bool) -> Iterator[zarr.Group]:
+    """Yield a group to fill, which becomes a store of this kind when the block ends without error.
+
+    A store on a local path is written under a hidden name beside it and renamed when complete, so
+    that an interrupted write leaves nothing under the path, and what is overwritten stays until
+    then. Any other store is written in place, and marked when complete.
+
+    Raises
+    ------
+    StoreExistsError
+        If something is there already, and is not to be (or must not be) overwritten.
+    """
+    refuse_existing(store, overwrite=overwrite)
+    path = _local_path(store)
+    if path is None:
+        group = zarr.open_group(store, mode="w", zarr_format=3)
+        yield group
+        _mark(group, kind)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        group = zarr.open_group(unfinished, mode="w", zarr_format=3)
+        yield group
+        _mark(group, kind)
+        _move_into_place(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def open_store(store: StoreLike, kind: str) -> zarr.Group:
+    """Open a complete store of this kind for reading.
+
+    Raises
+    ------
+    StoreError
+        If it is missing, not of this kind, of a later format, or incomplete.
+    """
+    shown = _shown(store)
+    try:
+        group = zarr.open_group(store, mode="r")
+    except FileNotFoundError as error:
+        raise StoreError(f"{shown}: there is no {kind} store; check the path.") from error
+    except Exception as error:
+        raise StoreError(f"{shown}: not a {kind} store ({error}); pass one.") from error
+    marker = group.attrs.asdict().get(MARKER)
+    if not isinstance(marker, Mapping) or marker.get("kind") != kind:
+        other = marker.get("kind") if isinstance(marker, Mapping) else "foreign Zarr"
+        raise StoreError(f"{shown}: this is a {other} store, not a {kind} store; pass one.")
+    if not marker.get("complete"):
+        raise StoreError(f"{shown}: its writing was interrupted; write it again.")
+    written = marker.get("format")
+    if not isinstance(written, int) or written > FORMAT:
+        raise StoreError(
+            f"{shown}: has format {written}, and this version of stackedae reads formats up to "
+            f"{FORMAT}; install a later version."
+        )
+    return group
+
+
+def kind_of(store: StoreLike) -> str:
+    """Say what a store that this library wrote holds; raises `StoreError` for any other."""
+    try:
+        marker = zarr.open_group(store, mode="r").attrs.asdict().get(MARKER)
+    except Exception as error:
+        raise StoreError(f"{_shown(store)}: no Zarr group to be read ({error}).") from error
+    if not isinstance(marker, Mapping):
+        raise StoreError(f"{_shown(store)}: stackedae did not write this.")
+    return str(marker.get("kind"))
+
+
+def create_array(
+    group: zarr.Group,
+    name: str,
+    *,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: DTypeLike,
+    dims: tuple[str, ...],
+    attrs: Mapping[str, Any] | None = None,
+) -> ZarrArray:
+    """Create an array whose damage shows: checksums, and every chunk stored even if all zero."""
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=tuple(max(1, size) for size in chunks),
+        dtype=np.dtype(dtype),
+        compressors=_COMPRESSORS,
+        fill_value=0,
+        dimension_names=dims,
+        attributes=dict(attrs or {}),
+        config={"write_empty_chunks": True},
+    )
+
+
+def get_array(group: zarr.Group, name: str) -> Any:
+    """Return an array that this library wrote, all of whose chunks are there.
+
+    Raises
+    ------
+    StoreError
+        If there is no such array.
+    DamagedChunkError
+        If chunks are missing: Zarr would read them as zeros.
+    """
+    array = group.get(name)
+    if not isinstance(array, zarr.Array):
+        raise StoreError(f"{_shown(group.store)}: the array {name!r} is missing; write it again.")
+    n_missing = array.nchunks - array.nchunks_initialized
+    if n_missing:
+        raise DamagedChunkError(
+            f"{_shown(group.store)}: {n_missing} of {array.nchunks} chunks of {name!r} are missing"
+            f"{_first_missing(array)}; restore them or write the store again."
+        )
+    return array
+
+
+@contextmanager
+def new_samples(
+    store: StoreLike,
+    kind: str,
+    *,
+    shape: tuple[int, ...],
+    chunk_rows: int,
+    dtype: DTypeLike,
+    dims: tuple[str, ...],
+    coords: Mapping[str, np.ndarray[Any, Any]],
+    attrs: Mapping[str, Any],
+    overwrite: bool,
+) -> Iterator[ZarrArray]:
+    """Yield an array of samples to fill; it bears the name of the kind, with `coords` along it.
+
+    xarray opens such a store as a Dataset. See `new_store` for when it appears.
+    """
+    with new_store(store, kind, overwrite=overwrite) as group:
+        for name, values in coords.items():
+            coordinate = create_array(
+                group,
+                name,
+                shape=values.shape,
+                chunks=(min(2**20, len(values)),),
+                dtype=values.dtype,
+                dims=dims[:1],
+            )
+            coordinate[:] = values
+        yield create_array(
+            group,
+            kind,
+            shape=shape,
+            chunks=(min(chunk_rows, shape[0]), *shape[1:]),
+            dtype=dtype,
+            dims=dims,
+            attrs=attrs,
+        )
+
+
+def open_samples(store: StoreLike, kind: str) -> xr.DataArray:
+    """Open what was written through `new_samples`, lazily: one Dask block per chunk."""
+    group: Any = open_store(store, kind)
+    array = get_array(group, kind)
+    dims = array.metadata.dimension_names
+    names = [name for name in group.array_keys() if name != kind]
+    coords = {name: (dims[0], read_array(group, name)) for name in names}
+    return xr.DataArray(
+        read_lazily(array), dims=dims, coords=coords, attrs=array.attrs.asdict(), name=kind
+    )
+
+
+def read_array(group: zarr.Group, name: str) -> Array:
+    """Read a small array that this library wrote; raises as `get_array`, or if it is damaged."""
+    array = get_array(group, name)
+    return _Reader(array)[tuple(slice(0, size) for size in array.shape)]
+
+
+def read_lazily(array: ZarrArray) -> da.Array:
+    """Return a Dask array with one block per stored chunk (per shard, if there are any).
+
+    Its keys are fresh at every call: Dask would answer known keys with what an array that was since
+    overwritten held before.
+    """
+    lazy: da.Array = da.from_array(
+        _Reader(array),
+        chunks=array.shards or array.chunks,
+        name=f"stackedae-read-{uuid.uuid4().hex}",
+        asarray=True,
+        fancy=False,
+        meta=np.empty((0,) * array.ndim, array.dtype),
+    )
+    return lazy
+
+
+class _Reader:
+    """A Zarr array whose errors name the chunk."""
+
+    def __init__(self, array: ZarrArray) -> None:
+        self.array = array
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getitem__(self, selection: tuple[slice, ...]) -> Array:
+        try:
+            return np.asarray(self.array[selection])
+        except Exception as error:
+            damaged = _first_damaged(self.array, selection)
+            if damaged is None:
+                raise
+            raise DamagedChunkError(
+                f"{_shown(self.array.store)}: chunk {damaged} cannot be read ({error}); "
+                "restore it or write the store again."
+            ) from error
+
+
+def _first_damaged(array: ZarrArray, selection: tuple[slice, ...]) -> str | None:
+    """Return the key of the first chunk in the selection that cannot be read on its own."""
+    stored = array.shards or array.chunks
+    ranges = [
+        range(part.indices(length)[0] // size, -(-part.indices(length)[1] // size))
+        for part, length, size in zip(selection, array.shape, stored, strict=True)
+    ]
+    for chunk in product(*ranges):
+        corners = zip(chunk, stored, strict=True)
+        try:
+            array[tuple(slice(i * size, (i + 1) * size) for i, size in corners)]
+        except Exception:
+            return _chunk_key(array, chunk)
+    return None
+
+
+def _first_missing(array: ZarrArray) -> str:
+    """Return which chunk is missing first, where that can be looked up in a folder."""
+    root = _local_path(array.store)
+    if root is None:
+        return ""
+    stored = array.shards or array.chunks
+    grid = (range(-(-length // size)) for length, size in zip(array.shape, stored, strict=True))
+    keys = (_chunk_key(array, chunk) for chunk in product(*grid))
+    return next((f", the first is {key}" for key in keys if not (root / key).exists()), "")
+
+
+def _chunk_key(array: ZarrArray, chunk: tuple[int, ...]) -> str:
+    return f"{array.path}/{array.metadata.encode_chunk_key(chunk)}".lstrip("/")
+
+
+def _local_path(store: Any) -> Path | None:
+    if isinstance(store, LocalStore):
+        return Path(store.root)
+    if isinstance(store, Path) or (isinstance(store, str) and "://" not in store):
+        return Path(store)
+    return None
+
+
+def _shown(store: Any) -> str:
+    path = _local_path(store)
+    return str(store if path is None else path)
+
+
+def _holds_zarr(store: Any) -> bool:
+    try:
+        zarr.open(store, mode="r")
+    except Exception:
+        return False
+    return True
+
+
+def refuse_existing(store: StoreLike, *, overwrite: bool) -> None:
+    """Raise a `StoreExistsError` if something is there that is not to be (or must not be) replaced.
+
+    What is no Zarr store is never replaced: a slip of the pen must not delete a folder.
+    """
+    path = _local_path(store)
+    if not (_holds_zarr(store) if path is None else path.exists()):
+        return
+    if not overwrite:
+        raise StoreExistsError(
+            f"{_shown(store)} exists already; pass overwrite=True to replace it, or another path."
+        )
+    if not _holds_zarr(store):
+        raise StoreExistsError(
+            f"{_shown(store)} exists and is no Zarr store, so it is not overwritten; "
+            "pass another path."
+        )
+
+
+def _mark(group: zarr.Group, kind: str) -> None:
+    group.attrs[MARKER] = {"kind": kind, "format": FORMAT, "complete": True}
+
+
+def _move_into_place(unfinished: Path, path: Path) -> None:
+    if not path.exists():
+        unfinished.rename(path)
+        return
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    path.rename(old)
+    unfinished.rename(path)
+    shutil.rmtree(old)

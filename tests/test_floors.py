@@ -1,0 +1,88 @@
+"""Imports go down, floor by floor, or not at all."""
+
+import ast
+from pathlib import Path
+
+import stackedae
+
+PACKAGE = Path(stackedae.__file__).parent
+
+FLOORS = [
+    {"errors", "evaluation", "layout", "_version"},
+    {"contrast", "costs", "layers", "memory", "moments", "solvers", "windows"},
+    {"cluster", "containers", "images", "objective", "storage"},
+    {"patches", "persistence", "preprocessing", "samples", "training"},
+    {"cli", "datasets", "estimators", "plotting", "__init__"},
+]
+ENGINE = {"dask", "distributed", "zarr", "xarray"}
+OPTIONAL = {"matplotlib", "skimage.io"}
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def floor_of(name):
+    (floor,) = (number for number, rooms in enumerate(FLOORS) if name in rooms)
+    return floor
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+
+
+def test_every_module_has_a_floor():
+    rooms = set().union(*FLOORS)
+    assert {room(path) for path in modules()} == rooms
+
+
+def test_imports_go_down():
+    wrong = []
+    for path in modules():
+        for name in imports(ast.parse(path.read_text())):
+            package, _, rest = name.partition(".")
+            if package != "stackedae":
+                continue
+            target = rest.split(".")[0]
+            assert target, f"{path.name} imports from the root of the package"
+            if target != room(path) and floor_of(target) > floor_of(room(path)):
+                wrong.append(f"{path.name} -> {name}")
+    assert not wrong
+
+
+def test_no_circles():
+    below = {}
+    for path in modules():
+        names = imports(ast.parse(path.read_text()))
+        targets = {name.split(".")[1] for name in names if name.startswith("stackedae.")}
+        below.setdefault(room(path), set()).update(targets - {room(path)})
+    seen = set()
+    while below:
+        free = {name for name, targets in below.items() if targets <= seen}
+        assert free, f"these import each other: {sorted(below)}"
+        seen |= free
+        below = {name: targets for name, targets in below.items() if name not in free}
+
+
+def test_numbers_know_no_engine():
+    for path in modules():
+        if floor_of(room(path)) <= 1:
+            tops = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
+            assert not tops & (ENGINE | {"sklearn", "skimage", "scipy", "threadpoolctl"}), path
+
+
+def test_imports_inside_functions_are_of_optional_packages():
+    for path in modules():
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                inner = {name for name in imports(function) if not name.startswith(tuple(OPTIONAL))}
+                assert not inner, f"{path.name}: {function.name}"
