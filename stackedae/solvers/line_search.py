@@ -86,6 +86,8 @@ class StrongWolfe:
         saw_finite = False
         for n_trials in range(1, self.max_trials + 1):
             trial = phi(t)
+            if (trial.params == origin.params).all():
+                break  # no float is nearer
             if not trial.evaluation.is_finite:
                 high = trial
             else:
@@ -104,10 +106,14 @@ class StrongWolfe:
                 break
             else:
                 t = _between(low, high)
-        return SearchResult(None if low is origin else low, n_trials, saw_finite)
+        settled = low is not origin and self._decreases(origin, low)
+        return SearchResult(low if settled else None, n_trials, saw_finite)
+
+    def _decreases(self, origin: Trial, trial: Trial) -> bool:
+        return trial.cost <= origin.cost + self.c1 * trial.t * origin.slope
 
     def _lowers(self, origin: Trial, trial: Trial) -> bool:
-        if trial.cost <= origin.cost + self.c1 * trial.t * origin.slope:
+        if self._decreases(origin, trial):
             return True
         within_rounding = trial.cost <= origin.cost + self.rounding * abs(origin.cost)
         return within_rounding and trial.slope <= (2 * self.c1 - 1) * origin.slope

@@ -50,6 +50,9 @@ def minimize(
                 state = replace(state, status=Status.CONVERGED)
             elif state.iteration >= max_iter:
                 state = replace(state, status=Status.MAX_ITER)
+        elif state.status is Status.LINE_SEARCH_FAILED and state.is_stationary(tol):
+            # Nothing is left to gain: the rounding of the cost is what was in the way.
+            state = replace(state, status=Status.CONVERGED)
         if on_step is not None:
             on_step(state)
     return state

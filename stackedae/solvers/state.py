@@ -75,19 +75,21 @@ class SolverState:
     pairs: tuple[tuple[Vector, Vector], ...] = ()
     status: Status = Status.RUNNING
 
-    def has_converged(self, tol: float) -> bool:
-        r"""Whether neither the cost nor the gradient leaves anything to gain above `tol`.
-
-        True if the largest gradient entry, relative to max(1, \|cost\|), and the relative decrease
-        of the cost over the last `COST_WINDOW` iterations are both at most `tol`; or if the
-        gradient is zero, from where no solver moves.
-        """
+    def is_stationary(self, tol: float) -> bool:
+        r"""Whether the largest gradient entry is at most `tol`, relative to max(1, \|cost\|)."""
         if self.evaluation is None:
             return False
-        scale = max(1.0, abs(self.evaluation.cost))
         largest = float(np.abs(self.evaluation.gradient).max(initial=0.0))
-        if largest == 0.0:
+        return largest <= tol * max(1.0, abs(self.evaluation.cost))
+
+    def has_converged(self, tol: float) -> bool:
+        """Whether neither the cost nor the gradient leaves anything to gain above `tol`.
+
+        True if the point is stationary, and the cost fell by at most `tol` of itself over the last
+        `COST_WINDOW` iterations; or if the gradient is zero, from where no solver moves.
+        """
+        if self.is_stationary(0.0):
             return True
-        if len(self.costs) <= COST_WINDOW or largest > tol * scale:
+        if len(self.costs) <= COST_WINDOW or not self.is_stationary(tol):
             return False
-        return self.costs[0] - self.costs[-1] <= tol * max(abs(self.costs[0]), np.finfo(float).tiny)
+        return self.costs[0] - self.costs[-1] <= tol * abs(self.costs[0])

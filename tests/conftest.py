@@ -1,0 +1,35 @@
+"""What many tests start from."""
+
+import numpy as np
+import pytest
+from skimage.data import camera
+
+
+@pytest.fixture(scope="session")
+def camera_patches():
+    """484 patches of 8×8 pixels in [0.1, 0.9]: the input of the reference numbers."""
+    windows = np.lib.stride_tricks.sliding_window_view(camera() / 255.0, (8, 8))
+    return 0.1 + 0.8 * windows[::24, ::24].reshape(-1, 64)
+
+
+@pytest.fixture(scope="session", params=[1, 2], ids=["1 worker", "2 workers"])
+def cluster(request):
+    """A client of a cluster of single-threaded worker processes."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=request.param,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """What a test writes under a relative path goes to a folder of its own."""
+    monkeypatch.chdir(tmp_path)
