@@ -189,17 +189,20 @@ def test_a_zero_gradient_has_converged_even_with_tol_zero():
 
 
 def test_tol_asks_for_a_flat_cost_and_a_small_gradient():
-    steep_but_still = minimize(
-        GradientDescent(),
-        lambda p: Evaluation(1e9 + float(p @ p), 2 * p),
-        np.full(2, 3.0),
-        tol=1e-6,
-    )
-    assert steep_but_still.status is Status.CONVERGED  # relative to |cost|, both are small
-    state = minimize(LBFGS(), rosenbrock, np.zeros(10), max_iter=1000, tol=1e-8)
+    state = minimize(LBFGS(), quadratic, np.arange(10.0), max_iter=1000, tol=1e-8)
     assert state.status is Status.CONVERGED
-    assert np.abs(state.evaluation.gradient).max() <= 1e-8
+    assert np.abs(state.evaluation.gradient).max() <= 1e-8 * state.evaluation.cost
     assert state.costs[0] - state.costs[-1] <= 1e-8 * state.costs[0]
+    looser = minimize(LBFGS(), quadratic, np.arange(10.0), max_iter=1000, tol=1e-2)
+    assert looser.iteration < state.iteration
+
+
+def test_a_search_that_only_rounding_stops_has_converged():
+    def high_up(params):
+        return Evaluation(1e9 + float(params @ params), 2 * params)
+
+    state = minimize(GradientDescent(), high_up, np.full(2, 3.0), tol=1e-6)
+    assert state.status is Status.CONVERGED
 
 
 def test_noise_of_rounding_does_not_end_the_search():
