@@ -5,10 +5,8 @@ Whatever Dask scheduler is active is used: a `distributed.Client` if there is on
 
 from __future__ import annotations
 
-import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -17,8 +15,8 @@ import distributed  # noqa: F401 (its defaults must be there before a setting of
 import numpy as np
 from dask.delayed import Delayed, delayed
 from numpy.typing import DTypeLike
-from threadpoolctl import ThreadpoolController
 
+from stackedae.blas import one_blas_thread
 from stackedae.layout import Array, Vector
 from stackedae.memory import runs_on_client
 
@@ -134,34 +132,6 @@ class _OnCluster:
     def persist(self, *tasks: Any) -> tuple[Any, ...]:
         with _large_graphs():
             return tuple(dask.base.persist(*tasks))
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Let BLAS use one thread while inside: tasks are what runs side by side.
-
-    The number of threads is a setting of the whole process, and tasks of a threaded scheduler
-    enter and leave in any order: the first to enter sets it, the last to leave restores it.
-    """
-    global _blas, _inside, _limiter
-    with _lock:
-        if _inside == 0:
-            _blas = _blas or ThreadpoolController()
-            _limiter = _blas.limit(limits=1, user_api="blas")
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0:
-                _limiter.restore_original_limits()
-
-
-_lock = threading.Lock()
-_blas: Any = None
-_limiter: Any = None
-_inside = 0
 
 
 def _single_threaded(function: Callable[..., T], *arguments: Any) -> T:

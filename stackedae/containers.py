@@ -13,7 +13,8 @@ import xarray as xr
 import zarr
 from numpy.typing import DTypeLike
 
-from stackedae.cluster import Shards, literal, one_blas_thread, task
+from stackedae.blas import one_blas_thread
+from stackedae.cluster import Shards, literal, task
 from stackedae.errors import DataError
 from stackedae.layout import Array
 from stackedae.memory import rows_per_shard, shard_rows

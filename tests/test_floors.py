@@ -10,7 +10,7 @@ PACKAGE = Path(stackedae.__file__).parent
 FLOORS = [
     {"errors", "evaluation", "layout", "_version"},
     {"contrast", "costs", "layers", "memory", "moments", "solvers", "windows"},
-    {"cluster", "containers", "images", "objective", "storage"},
+    {"blas", "cluster", "containers", "images", "objective", "storage"},
     {"patches", "persistence", "preprocessing", "samples", "training"},
     {"cli", "datasets", "estimators", "plotting", "__init__"},
 ]

@@ -1,0 +1,56 @@
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from stackedae.memory import (
+    BUFFER_BYTES,
+    CHUNK_BYTES,
+    MAX_SHARD_BYTES,
+    MAX_SHARDS,
+    MIB,
+    MIN_SHARD_BYTES,
+    rows_per_chunk,
+    rows_per_portion,
+    rows_per_shard,
+    shard_rows,
+)
+
+
+@pytest.mark.parametrize(
+    ("total_mib", "shard_mib"),
+    [(0.5, 1), (1, 1), (100, 10), (10_000, 100), (10**6, 256), (10**7, 10**7 / 4096)],
+)
+def test_shards_grow_with_the_data(total_mib, shard_mib):
+    row_bytes = 1024
+    rows = rows_per_shard(int(total_mib * MIB) // row_bytes, row_bytes)
+    assert rows * row_bytes == pytest.approx(shard_mib * MIB, rel=0.01)
+
+
+@given(st.integers(1, 10**12), st.integers(1, 10**8))
+def test_tasks_and_memory_are_bounded(n_rows, row_bytes):
+    rows = rows_per_shard(n_rows, row_bytes)
+    assert rows >= 1
+    assert rows == 1 or rows * row_bytes <= max(MAX_SHARD_BYTES, n_rows * row_bytes // MAX_SHARDS)
+    if rows * row_bytes > MIN_SHARD_BYTES and rows > 1:
+        assert n_rows / rows < 2 * MAX_SHARDS
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 60))
+def test_shards_hold_every_row_once_and_break_at_chunks(chunks, target):
+    shards = shard_rows(chunks, target)
+    assert sum(shards) == sum(chunks)
+    assert max(shards) <= target
+    assert min(shards) >= 1
+    if max(chunks) <= target:
+        borders = {sum(chunks[:i]) for i in range(len(chunks) + 1)}
+        assert {sum(shards[:i]) for i in range(len(shards) + 1)} <= borders
+
+
+@given(st.integers(1, 10**9))
+def test_chunks_and_portions(row_bytes):
+    chunk = rows_per_chunk(row_bytes)
+    assert chunk & (chunk - 1) == 0
+    assert chunk == 1 or chunk * row_bytes < 2 * CHUNK_BYTES
+    portion = rows_per_portion(row_bytes, chunk)
+    assert portion % chunk == 0
+    assert portion == chunk or portion * row_bytes <= BUFFER_BYTES

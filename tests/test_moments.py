@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from stackedae.moments import MAX_FULL_COVARIANCE, Moments, Survey, first_bad_row, scatter_sums
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rel"), [(np.float64, 1e-12), (np.float32, 1e-4), (np.uint8, 1e-4)]
+)
+def test_covariance_is_numpys(dtype, rel):
+    X = np.random.default_rng(0).integers(0, 200, (3000, 7)).astype(dtype)
+    mean = X.mean(axis=0, dtype=np.float64)
+    sums = scatter_sums(X[:1000], mean) + scatter_sums(X[1000:], mean)
+    moments = Moments.from_sums(mean, sums, len(X))
+    assert moments.covariance == pytest.approx(np.cov(X.T, bias=True), rel=rel, abs=rel * 1e4)
+    assert moments.standard_deviation == pytest.approx(np.sqrt(X.var(axis=0).mean()), rel=1e-3)
+
+
+def test_rows_far_from_zero_lose_nothing():
+    X = 1e9 + np.random.default_rng(0).normal(size=(500, 3))
+    mean = X.mean(axis=0)
+    covariance = Moments.from_sums(mean, scatter_sums(X, mean), len(X)).covariance
+    assert covariance == pytest.approx(np.cov((X - 1e9).T, bias=True), rel=1e-5, abs=1e-5)
+
+
+def test_many_columns_give_variances_only():
+    X = np.random.default_rng(0).normal(size=(20, MAX_FULL_COVARIANCE + 1))
+    moments = Moments.from_sums(X.mean(axis=0), scatter_sums(X, X.mean(axis=0)), len(X))
+    assert moments.covariance == pytest.approx(X.var(axis=0))
+
+
+def test_survey_counts_what_lies_outside():
+    survey = Survey(2)
+    sums = survey.layout.unpack(survey.chunk_sums(np.array([[0.0, 1.0], [1.1, -0.1], [0.5, 0.5]])))
+    assert sums["n_rows"] == 3
+    assert sums["n_outside_unit"] == 2
+    assert sums["columns"] == pytest.approx([1.6, 1.4])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 2])
+def test_first_bad_row(bad, row):
+    X = np.zeros((4, 3), np.float32)
+    assert first_bad_row(X) == -1
+    X[row, 1] = X[3, 2] = bad
+    assert first_bad_row(X) == row
+
+
+def test_large_numbers_are_not_infinite():
+    assert first_bad_row(np.full((4, 3), 1.7e308)) == -1
+    assert first_bad_row(np.zeros((2, 2), np.uint8)) == -1

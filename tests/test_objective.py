@@ -1,0 +1,139 @@
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from stackedae.blas import one_blas_thread
+from stackedae.costs import AutoEncoderCost
+from stackedae.errors import ArgumentError
+from stackedae.memory import runs_on_client
+from stackedae.objective import DaskObjective
+
+N, D, H = 9000, 64, 12  # 4.6 MB of float64: several shards, on the cluster
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    cost = AutoEncoderCost(D, H)
+    return cost, cost.initial_params(rng), rng.random((N, D))
+
+
+def bits(evaluation):
+    return evaluation.cost, evaluation.gradient.tobytes()
+
+
+def evaluate_directly(cost, params, X):
+    with one_blas_thread():
+        return cost.finish(params, cost.chunk_sums(params, X))
+
+
+def close(evaluation, expected, rel=1e-12):
+    assert evaluation.cost == pytest.approx(expected.cost, rel=rel)
+    norm = np.linalg.norm(expected.gradient)
+    assert np.linalg.norm(evaluation.gradient - expected.gradient) <= rel * norm
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_same_bits_on_every_scheduler(problem, cluster, dtype):
+    cost, params, X = problem
+    X = da.from_array(X.astype(dtype), chunks=(700, -1))
+    assert not runs_on_client(X.nbytes)
+    with dask.config.set(scheduler="synchronous"):
+        expected = bits(DaskObjective(cost, X)(params))
+    with dask.config.set(scheduler="threads"):
+        assert bits(DaskObjective(cost, X)(params)) == expected
+    with cluster.as_current():
+        objective = DaskObjective(cost, X)
+        assert bits(objective(params)) == expected
+        assert bits(objective(params)) == expected
+
+
+def test_work_is_done_on_the_cluster_under_readable_names(problem, cluster):
+    cost, params, X = problem
+    with cluster.as_current():
+        DaskObjective(cost, X)(params)
+        stream = cluster.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.task_prefixes))
+    assert {"stackedae-load", "stackedae-cost-gradient", "stackedae-sum"} <= stream
+
+
+def test_nothing_is_left_behind_by_evaluations(problem, cluster):
+    cost, params, X = problem
+
+    def n_tasks():
+        return cluster.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+
+    with cluster.as_current():
+        objective = DaskObjective(cost, X)
+        objective(params)
+        before = n_tasks()
+        for _ in range(30):
+            objective(params)
+        # Keys are released with a delay; kept ones would be 30 times as many.
+        assert n_tasks() <= before + 2 * (len(objective.shards.rows) + 2)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [(N,), (N - 1, 1), (1, N - 1), (4000, 4000, 1000), (7,) * (N // 7) + (N % 7,)],
+    ids=["one", "last of one row", "first of one row", "uneven last", "many"],
+)
+def test_any_chunking_agrees(problem, rows):
+    cost, params, X = problem
+    expected = evaluate_directly(cost, params, X)
+    close(DaskObjective(cost, da.from_array(X, chunks=(rows, -1)))(params), expected)
+
+
+def test_chunks_across_features_agree(problem):
+    cost, params, X = problem
+    chunked = da.from_array(X.reshape(N, 8, 8), chunks=(1000, 3, 5))
+    close(DaskObjective(cost, chunked)(params), evaluate_directly(cost, params, X))
+
+
+def test_small_data_stay_on_the_client(problem):
+    cost, params, X = problem
+    objective = DaskObjective(cost, da.from_array(X[:100], chunks=(30, -1)))
+    assert all(isinstance(block, np.ndarray) for block in objective.shards.blocks)
+    close(objective(params), evaluate_directly(cost, params, X[:100]))
+
+
+def test_every_container_gives_the_same(problem):
+    cost, params, X = problem
+    stored = zarr.create_array({}, data=X, chunks=(2000, D))
+    containers = [X, X.reshape(N, 8, 8), X.tolist(), xr.DataArray(X, dims=("patch", "f")), stored]
+    expected = evaluate_directly(cost, params, X)
+    for container in containers:
+        close(DaskObjective(cost, container)(params), expected)
+
+
+def test_data_are_read_once(problem):
+    cost, params, X = problem
+    reads = []
+
+    def read(block):
+        reads.append(len(block))
+        return block
+
+    source = da.from_array(X, chunks=(3000, -1)).map_blocks(read, meta=np.empty((0, 0)))
+    objective = DaskObjective(cost, source)
+    for _ in range(3):
+        objective(params)
+    assert sum(reads) == N
+
+
+def test_dtype_sets_the_arithmetic(problem):
+    cost, params, X = problem
+    assert DaskObjective(cost, X).shards.dtype == np.float64
+    single = DaskObjective(cost, X, dtype="float32")
+    assert single.shards.dtype == np.float32
+    close(single(params), evaluate_directly(cost, params, X), rel=1e-5)
+    # Bytes are worked with in float32 anyway, so they stay bytes.
+    assert DaskObjective(cost, np.ones((10, D), np.uint8), dtype="float32").shards.dtype == np.uint8
+
+
+def test_samples_of_another_size_are_refused(problem):
+    cost, *_ = problem
+    with pytest.raises(ArgumentError, match=r"7 features per sample.*does not fit a cost of 64"):
+        DaskObjective(cost, np.zeros((5, 7)))
