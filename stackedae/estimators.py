@@ -234,6 +234,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             If X has another number of features than the samples of `fit`, or NaN or infinity (for
             lazy X, when it is computed).
         """
+        check_is_fitted(self)
         return self._map("encode", X, (self._n_features_out,), ("feature",))
 
     def inverse_transform(self, X: Container) -> Container:

@@ -194,7 +194,7 @@ class PatchPlan:
             places = [place for *_, place in reads]
             shape = (rows.stop - rows.start, *self.shape[1:])
             block = task("stackedae-cut", _fill, shape, self.dtype, regions, places)
-            chunks.append(da.from_delayed(block, shape, self.dtype, name=block.key))
+            chunks.append(da.from_delayed(block, shape, self.dtype))
         return self._wrap(da.concatenate(chunks))
 
     def write(

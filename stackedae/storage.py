@@ -87,9 +87,9 @@ def open_store(store: StoreLike, kind: str) -> zarr.Group:
     shown = _shown(store)
     try:
         group = zarr.open_group(store, mode="r")
-    except FileNotFoundError as error:
-        raise StoreError(f"{shown}: there is no {kind} store; check the path.") from error
     except Exception as error:
+        if isinstance(error, FileNotFoundError) and not _exists(store):
+            raise StoreError(f"{shown}: there is no {kind} store; check the path.") from error
         raise StoreError(f"{shown}: not a {kind} store ({error}); pass one.") from error
     marker = group.attrs.asdict().get(MARKER)
     if not isinstance(marker, Mapping) or marker.get("kind") != kind:
@@ -198,7 +198,8 @@ def new_samples(
             chunks=(min(chunk_rows, shape[0]), *shape[1:]),
             dtype=dtype,
             dims=dims,
-            attrs=attrs,
+            # How xarray knows coordinates from data.
+            attrs={**attrs, "coordinates": " ".join(coords)},
         )
 
 
@@ -207,11 +208,10 @@ def open_samples(store: StoreLike, kind: str) -> xr.DataArray:
     group: Any = open_store(store, kind)
     array = get_array(group, kind)
     dims = array.metadata.dimension_names
-    names = [name for name in group.array_keys() if name != kind]
+    attrs = array.attrs.asdict()
+    names = attrs.pop("coordinates").split()
     coords = {name: (dims[0], read_array(group, name)) for name in names}
-    return xr.DataArray(
-        read_lazily(array), dims=dims, coords=coords, attrs=array.attrs.asdict(), name=kind
-    )
+    return xr.DataArray(read_lazily(array), dims=dims, coords=coords, attrs=attrs, name=kind)
 
 
 def read_array(group: zarr.Group, name: str) -> Array:
@@ -301,6 +301,11 @@ def _shown(store: Any) -> str:
     return str(store if path is None else path)
 
 
+def _exists(store: Any) -> bool:
+    path = _local_path(store)
+    return _holds_zarr(store) if path is None else path.exists()
+
+
 def _holds_zarr(store: Any) -> bool:
     try:
         zarr.open(store, mode="r")
@@ -314,8 +319,7 @@ def refuse_existing(store: StoreLike, *, overwrite: bool) -> None:
 
     What is no Zarr store is never replaced: a slip of the pen must not delete a folder.
     """
-    path = _local_path(store)
-    if not (_holds_zarr(store) if path is None else path.exists()):
+    if not _exists(store):
         return
     if not overwrite:
         raise StoreExistsError(

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-import stackedae
 from stackedae.costs import ACTIVATIONS, AutoEncoderCost
 from stackedae.errors import ArgumentError, DataError
 from stackedae.moments import Moments, scatter_sums
 
-SHARED = Path(stackedae.__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 
 # Octave's numbers for 484 patches of the camera image, 64-12, alpha 1e-3, rho 0.05:
 # J, norm of the gradient, gradient·cos(1, 2, …), and its entries 0, 767 and -1.

@@ -1,0 +1,122 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+from skimage.io import imread, imsave
+
+from stackedae import StackedAutoEncoder, open_patches
+from stackedae.cli import main
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def photographs():
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        imsave(f"photo{i}.png", rng.integers(0, 255, (40, 50), dtype=np.uint8))
+
+
+def test_from_photographs_to_features(photographs):
+    result = run("extract", "*.png", "--patch", "6x5", "--n-patches", 500, "--out", "patches.zarr")
+    assert result.exit_code == 0, result.output
+    assert "(patch: 500, y: 6, x: 5) float32" in result.output
+
+    options = ["--hidden", 7, "--hidden", 3, "--max-iter", 4, "--tol", 0]
+    result = run("fit", "patches.zarr", *options, "--out", "model.zarr")
+    assert result.exit_code == 0, result.output
+    assert "30-7-3" in result.output
+
+    result = run("transform", "model.zarr", "patches.zarr", "--out", "features.zarr")
+    assert result.exit_code == 0, result.output
+    features = xr.open_zarr("features.zarr", consolidated=False)["features"]
+    patches = open_patches("patches.zarr")
+    expected = StackedAutoEncoder.load("model.zarr").transform(patches)
+    assert (features.values == expected.values).all()
+    assert (features.y0.values == patches.y0.values).all()
+
+    result = run("filters", "model.zarr", "--out", "pictures/filters.png")
+    assert result.exit_code == 0, result.output
+    assert imread("pictures/filters.png").ndim == 2
+
+    for path, words in (
+        ("model.zarr", ["30-7-3", "layer 1", "4 iterations", "MAX_ITER", "max_iter=4"]),
+        ("patches.zarr", ["patches", "(patch: 500, y: 6, x: 5)", "n_images  3", "seed  0"]),
+        ("features.zarr", ["(patch: 500, feature: 3)", "model  model.zarr"]),
+    ):
+        result = run("info", path)
+        assert result.exit_code == 0, result.output
+        assert all(word in result.output for word in words), result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "no/*.png", "--out", "a.zarr"], "images='no/*.png' matches no file"),
+        (["extract", "photo0.png", "--patch", "8by8", "--out", "a.zarr"], "'8by8' is not like 8x8"),
+        (["extract", "photo0.png", "--patch", "99x99", "--out", "a.zarr"], "patch_shape=(99, 99)"),
+        (["extract", "photo0.png", "--dtype", "float33", "--out", "a.zarr"], "dtype='float33'"),
+        (["extract", "photo0.png", "--out", "photo1.png"], "photo1.png exists already"),
+        (["fit", "nothing.zarr", "--out", "m.zarr"], "nothing.zarr: there is no patches store"),
+        (["fit", "photo0.png", "--out", "m.zarr"], "photo0.png: not a patches store"),
+        (["fit", "nothing.zarr", "--out", "photo0.png"], "photo0.png exists already"),
+        (["filters", "nothing.zarr"], "nothing.zarr: there is no model store"),
+        (["info", "nothing.zarr"], "nothing.zarr: no Zarr group to be read"),
+        (["fit"], "Missing argument 'PATCHES'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(photographs, arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    (line,) = (line for line in result.output.splitlines() if line.startswith("Error: "))
+    assert message in line
+    assert "Traceback" not in result.output
+
+
+def test_bad_parameters_of_a_fit(photographs):
+    run("extract", "*.png", "--n-patches", 50, "--out", "patches.zarr")
+    result = run("fit", "patches.zarr", "--alpha", "-1", "--out", "m.zarr")
+    assert result.exit_code == 2
+    assert "alpha=-1.0 is not a finite weight; pass 0 or more." in result.output
+    assert not os.path.exists("m.zarr")
+
+
+def test_what_did_not_converge_is_said(photographs):
+    run("extract", "*.png", "--n-patches", 50, "--out", "patches.zarr")
+    result = run("fit", "patches.zarr", "--max-iter", 2, "--out", "m.zarr")
+    assert result.exit_code == 0
+    assert "Warning: Layer 0 ended as MAX_ITER" in result.output
+
+
+@pytest.mark.parametrize("command", ["", *sorted(main.commands)])
+def test_help(command):
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_demo():
+    result = run("demo", "--out", "there/demo")
+    assert result.exit_code == 0, result.output
+    assert set(os.listdir("there/demo")) == {"patches.zarr", "model.zarr", "filters.png"}
+    sae = StackedAutoEncoder.load("there/demo/model.zarr")
+    assert sae.components_.shape == (25, 64)
+    assert run("demo", "--out", "there/demo").exit_code == 0  # twice is fine
+
+
+def test_the_command_is_installed():
+    done = subprocess.run(
+        [os.path.join(os.path.dirname(sys.executable), "stackedae"), "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("stackedae, version 0.1.0")

@@ -1,0 +1,112 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from stackedae import StackedAutoEncoder, extract_patches
+from stackedae.errors import DamagedChunkError, StoreError, StoreExistsError
+
+
+@pytest.fixture(scope="module")
+def model():
+    X = np.random.default_rng(0).random((60, 4, 3))
+    settings = {"alpha": (1e-3, 1e-4), "max_iter": np.int64(4), "tol": 0, "random_state": 3}
+    return StackedAutoEncoder((5, 2), **settings).fit(X)
+
+
+def test_a_model_comes_back_as_it_was(model):
+    model.save("model.zarr")
+    again = StackedAutoEncoder.load("model.zarr")
+    X = np.random.default_rng(1).random((10, 4, 3))
+    assert (again.transform(X) == model.transform(X)).all()
+    assert again.reconstruct(X).shape == (10, 4, 3)
+    assert again.get_params() == model.get_params()
+    assert again.history_ == model.history_
+    assert again.n_features_in_ == 12
+    assert again.sample_shape_ == (4, 3)
+    for one, other in zip(model.layers_, again.layers_, strict=True):
+        assert one.cost == other.cost
+        assert one.status is other.status
+        assert one.params.dtype == other.params.dtype
+        assert (one.params == other.params).all()
+        assert (one.mean_activations == other.mean_activations).all()
+
+
+def test_a_store_object_will_do(model):
+    store = zarr.storage.MemoryStore()
+    model.save(store)
+    assert (StackedAutoEncoder.load(store).components_ == model.components_).all()
+
+
+def test_names_of_columns_are_kept(model):
+    import pandas as pd
+
+    frame = pd.DataFrame(np.random.default_rng(0).random((20, 2)), columns=["a", "b"])
+    sae = StackedAutoEncoder(2, max_iter=1, tol=0, random_state=np.random.RandomState(0)).fit(frame)
+    sae.save("model.zarr")
+    again = StackedAutoEncoder.load("model.zarr")
+    assert list(again.feature_names_in_) == ["a", "b"]
+    assert again.random_state is None  # the state of a generator is not kept
+
+
+def test_the_file_is_plain_zarr(model):
+    model.save("model.zarr")
+    root = zarr.open_group("model.zarr", mode="r")
+    assert (root["layers/0/W1"][:] == model.components_).all()
+    assert root["layers/1"].attrs["cost"]["n_hidden"] == 2
+    assert root.attrs["model"]["class"] == "StackedAutoEncoder"
+    layer = xr.open_zarr("model.zarr", group="layers/0", consolidated=False)
+    assert layer.W2.dims == ("feature", "hidden")
+
+
+def test_an_existing_model_is_not_overwritten_unless_asked_to(model):
+    model.save("model.zarr")
+    with pytest.raises(StoreExistsError, match="pass overwrite=True"):
+        model.save("model.zarr")
+    model.save("model.zarr", overwrite=True)
+    assert os.listdir() == ["model.zarr"]
+
+
+def edit(path, **attributes):
+    group = zarr.open_group(path, mode="r+")
+    group.attrs.update(attributes)
+
+
+def test_a_later_format_is_refused(model):
+    model.save("model.zarr")
+    edit("model.zarr", stackedae={"kind": "model", "format": 2, "complete": True})
+    with pytest.raises(StoreError, match=r"has format 2.*install a later version"):
+        StackedAutoEncoder.load("model.zarr")
+
+
+def test_a_store_of_another_kind_is_refused():
+    extract_patches(np.zeros((9, 9)), (2, 2), 3, store="patches.zarr")
+    with pytest.raises(StoreError, match="this is a patches store, not a model store"):
+        StackedAutoEncoder.load("patches.zarr")
+
+
+def test_a_model_that_was_tampered_with_is_refused(model):
+    model.save("model.zarr")
+    cost = dict(zarr.open_group("model.zarr/layers/0").attrs["cost"])
+    edit("model.zarr/layers/0", cost={**cost, "n_hidden": 6})
+    with pytest.raises(StoreError, match="the model is not as it was written: segments="):
+        StackedAutoEncoder.load("model.zarr")
+    edit("model.zarr/layers/0", cost={**cost, "shell": "rm -rf"})
+    with pytest.raises(StoreError, match="the model is not as it was written"):
+        StackedAutoEncoder.load("model.zarr")
+
+
+def test_a_damaged_model_is_refused(model):
+    model.save("model.zarr")
+    chunk = Path("model.zarr/layers/1/b2/c/0")
+    data = bytearray(chunk.read_bytes())
+    data[3] ^= 4
+    chunk.write_bytes(data)
+    with pytest.raises(DamagedChunkError, match="layers/1/b2/c/0"):
+        StackedAutoEncoder.load("model.zarr")
+    chunk.unlink()
+    with pytest.raises(DamagedChunkError, match="1 of 1 chunks"):
+        StackedAutoEncoder.load("model.zarr")

@@ -1,0 +1,120 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from stackedae import StackedAutoEncoder, extract_patches, open_patches
+from stackedae.errors import DamagedChunkError, StoreError
+from stackedae.storage import kind_of, new_store, open_store, read_lazily
+
+
+@pytest.fixture
+def store():
+    image = np.random.default_rng(0).random((30, 30))
+    extract_patches(image, (4, 4), 100, store="patches.zarr", chunks=10, rng=0)
+    return Path("patches.zarr")
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "flipped bit": flip_a_bit,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:20]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_chunk_is_named_and_never_computed_with(store, damage):
+    damage(store / "patches/c/3/0/0")
+    patches = open_patches(store)
+    assert len(patches[:30].compute()) == 30
+    with pytest.raises(DamagedChunkError, match=r"patches\.zarr: chunk patches/c/3/0/0 cannot be"):
+        patches.compute()
+    with pytest.raises(DamagedChunkError, match="chunk patches/c/3/0/0 cannot be read"):
+        StackedAutoEncoder(2, max_iter=1).fit(patches)
+    array = zarr.open_group(store, mode="r")["patches"]
+    with pytest.raises(DamagedChunkError, match="chunk patches/c/3/0/0 cannot be read"):
+        StackedAutoEncoder(2, max_iter=1).fit(array)
+
+
+def test_a_damaged_chunk_is_named_across_processes(store, cluster):
+    flip_a_bit(store / "patches/c/3/0/0")
+    with cluster.as_current(), pytest.raises(DamagedChunkError, match="patches/c/3/0/0"):
+        open_patches(store.resolve()).compute()
+
+
+def test_a_missing_chunk_is_noticed_when_opening(store):
+    os.remove(store / "patches/c/7/0/0")
+    with pytest.raises(DamagedChunkError, match=r"1 of 10 chunks.*the first is patches/c/7/0/0"):
+        open_patches(store)
+
+
+def test_a_damaged_coordinate_is_named(store):
+    flip_a_bit(store / "y0/c/0")
+    with pytest.raises(DamagedChunkError, match="y0/c/0"):
+        open_patches(store)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nothing.zarr", "there is no patches store; check the path"),
+        (".", "not a patches store"),
+        ("foreign.zarr", "this is a foreign Zarr store, not a patches store"),
+        ("other.zarr", "this is a sculpture store, not a patches store"),
+        ("later.zarr", "has format 99, and this version of stackedae reads formats up to 1"),
+        ("half.zarr", "its writing was interrupted"),
+    ],
+)
+def test_what_is_no_store_of_patches_is_refused(path, message):
+    zarr.open_group("foreign.zarr", mode="w")
+    with new_store("other.zarr", "sculpture", overwrite=False):
+        pass
+    for name, marker in (
+        ("later.zarr", {"kind": "patches", "format": 99, "complete": True}),
+        ("half.zarr", {"kind": "patches", "format": 1}),
+    ):
+        zarr.open_group(name, mode="w").attrs["stackedae"] = marker
+    with pytest.raises(StoreError, match=message):
+        open_patches(path)
+
+
+def test_a_missing_array_is_refused():
+    with new_store("a.zarr", "patches", overwrite=False):
+        pass
+    with pytest.raises(StoreError, match="the array 'patches' is missing"):
+        open_patches("a.zarr")
+
+
+def test_kind_of_a_store(store):
+    assert kind_of(store) == "patches"
+    zarr.open_group("foreign.zarr", mode="w")
+    for path in ("foreign.zarr", "nothing.zarr"):
+        with pytest.raises(StoreError):
+            kind_of(path)
+
+
+def test_an_overwritten_array_is_not_answered_from_memory(store):
+    array = open_store(store, "patches")["patches"]
+    before = read_lazily(array).persist()
+    extract_patches(np.zeros((9, 9)), (4, 4), 100, store=store, chunks=10, overwrite=True)
+    after = read_lazily(open_store(store, "patches")["patches"])
+    assert before.sum().compute() > 0
+    assert after.sum().compute() == 0
+
+
+def test_shards_are_read_as_one_block():
+    array = zarr.create_array(
+        {}, data=np.arange(40.0).reshape(20, 2), chunks=(2, 2), shards=(10, 2)
+    )
+    lazy = read_lazily(array)
+    assert lazy.chunks == ((10, 10), (2,))
+    assert (lazy.compute() == array[:]).all()
