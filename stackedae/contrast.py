@@ -58,7 +58,7 @@ def whiten_image(image: Array, *, cutoff: float = 0.4) -> Array:
     image : ndarray of shape (height, width)
         Grey image.
     cutoff : float
-        :math:`f_0`, in cycles per pixel.
+        The frequency :math:`f_0`, in cycles per pixel.
 
     Returns
     -------

@@ -56,9 +56,10 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     hidden_layer_sizes : int or tuple of int, default=(25,)
         Hidden units of each layer, from the data up.
     activation : {"logistic", "tanh", "relu", "identity"}, default="logistic"
-        f. "relu" and "identity" need ``sparsity_weight=0``.
+        Of hidden units, f. "relu" and "identity" need ``sparsity_weight=0``.
     output_activation : {"auto", "logistic", "tanh", "relu", "identity"}, default="auto"
-        g. "auto" is "logistic" if all input of the layer lies in [0, 1], else "identity".
+        Of reconstructions, g. "auto" is "logistic" if all input of the layer lies in [0, 1], else
+        "identity".
     alpha : float, default=1e-4
         Weight decay α; it is not divided by the number of samples.
     sparsity_target : float, default=0.05
@@ -92,7 +93,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     components_ : ndarray of shape (n_hidden, n_features)
         Filters of the first layer.
     output_activation_ : str
-        g of the first layer, the one that reconstructs the data.
+        Output activation of the first layer, the one that reconstructs the data.
     mean_activations_ : list of ndarray of shape (n_hidden,)
         Mean activation of each unit, for each layer.
     history_ : list of dict

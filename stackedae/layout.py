@@ -45,7 +45,17 @@ class Layout:
 
     @classmethod
     def of(cls, **shapes: tuple[int, ...]) -> Layout:
-        """Lay segments out in the order of the keywords; a scalar has the shape ``()``."""
+        """Lay segments out in the order of the keywords.
+
+        Parameters
+        ----------
+        **shapes : tuple of int
+            Name and shape of each segment; a scalar has the shape ``()``.
+
+        Returns
+        -------
+        Layout
+        """
         return cls(tuple(shapes.items()))
 
     @cached_property
@@ -63,11 +73,25 @@ class Layout:
         return sum(math.prod(shape) for _, shape in self.shapes)
 
     def zeros(self) -> Vector:
-        """Return a flat float64 vector of zeros."""
+        """Return a flat vector of zeros.
+
+        Returns
+        -------
+        ndarray of shape (size,), float64
+        """
         return np.zeros(self.size)
 
     def unpack(self, vector: Array) -> dict[str, Array]:
-        """Return the segments by name, as views into `vector`.
+        """Return the segments by name, as views.
+
+        Parameters
+        ----------
+        vector : ndarray of shape (size,)
+            What to look into.
+
+        Returns
+        -------
+        dict of str to ndarray
 
         Raises
         ------
@@ -85,7 +109,16 @@ class Layout:
         return {name: vector[self.slices[name]].reshape(shape) for name, shape in self.shapes}
 
     def pack(self, segments: Mapping[str, Array]) -> Vector:
-        """Return one flat float64 vector that holds `segments`, which must be all of them.
+        """Return one flat vector.
+
+        Parameters
+        ----------
+        segments : mapping of str to ndarray
+            All of them, each in its shape.
+
+        Returns
+        -------
+        ndarray of shape (size,), float64
 
         Raises
         ------

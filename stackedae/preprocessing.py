@@ -32,14 +32,14 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     n_std : float
-        c, the standard deviations at which to clip.
+        The standard deviations at which to clip, c.
     feature_range : (float, float)
         What −cσ and +cσ become.
 
     Attributes
     ----------
     std_ : float
-        σ (divisor: the number of entries), exact over all chunks.
+        The standard deviation σ (divisor: the number of entries), exact over all chunks.
     n_features_in_ : int
         Entries of a patch.
     feature_names_in_ : ndarray of str

@@ -44,7 +44,7 @@ class AutoEncoderCost:
     n_features, n_hidden : int
         Entries of a row, d, and hidden units, h.
     activation, output_activation : {"logistic", "tanh", "relu", "identity"}
-        f and g.
+        The functions f and g.
     alpha : float
         Weight decay; biases are not decayed, and alpha is not divided by the number of rows.
     sparsity_target : float
