@@ -67,7 +67,7 @@ def whiten_image(image: Array, *, cutoff: float = 0.4) -> Array:
 
     References
     ----------
-    B. Olshausen, D. Field, "Sparse coding with an overcomplete basis set: a strategy employed by
+    Olshausen, B., Field, D., "Sparse coding with an overcomplete basis set: a strategy employed by
     V1?", Vision Research 37, 1997, eq. (18) and text.
     """
     fy = np.fft.fftfreq(image.shape[0])[:, None]

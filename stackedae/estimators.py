@@ -124,8 +124,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     References
     ----------
-    A. Ng, "Sparse autoencoder", CS294A lecture notes, Stanford, 2011.
-    Y. Bengio, P. Lamblin, D. Popovici, H. Larochelle, "Greedy layer-wise training of deep
+    Ng, A., "Sparse autoencoder", CS294A lecture notes, Stanford, 2011.
+    Bengio, Y., Lamblin, P., Popovici, D., Larochelle, H., "Greedy layer-wise training of deep
     networks", NIPS 2006.
 
     Examples

@@ -51,7 +51,7 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     References
     ----------
-    A. Ng, "Sparse autoencoder", CS294A lecture notes, Stanford, 2011; the exercise's
+    Ng, A., "Sparse autoencoder", CS294A lecture notes, Stanford, 2011; the exercise's
     ``normalizeData``.
 
     Examples

@@ -78,7 +78,7 @@ class AutoEncoderCost:
 
     References
     ----------
-    A. Ng, "Sparse autoencoder", CS294A lecture notes, Stanford, 2011.
+    Ng, A., "Sparse autoencoder", CS294A lecture notes, Stanford, 2011.
 
     Examples
     --------

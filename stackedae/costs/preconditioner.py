@@ -42,7 +42,7 @@ class AutoEncoderPreconditioner:
 
     References
     ----------
-    J. Martens, R. Grosse, "Optimizing neural networks with Kronecker-factored approximate
+    Martens, J., Grosse, R., "Optimizing neural networks with Kronecker-factored approximate
     curvature", ICML 2015, sections 2 and 3: the input factor is used, the output factor is not.
     """
 

@@ -33,7 +33,7 @@ class LBFGS(Descent):
 
     References
     ----------
-    J. Nocedal, S. Wright, "Numerical Optimization", 2nd ed., 2006, algorithms 7.4 (two loops; its
+    Nocedal, J., Wright, S., "Numerical Optimization", 2nd ed., 2006, algorithms 7.4 (two loops; its
     ρ_i is 1/sᵀy here) and 7.5.
 
     Examples

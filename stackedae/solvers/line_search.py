@@ -70,8 +70,8 @@ class StrongWolfe:
 
     References
     ----------
-    J. Nocedal, S. Wright, "Numerical Optimization", 2nd ed., 2006, section 3.5.
-    W. Hager, H. Zhang, "A new conjugate gradient method with guaranteed descent and an efficient
+    Nocedal, J., Wright, S., "Numerical Optimization", 2nd ed., 2006, section 3.5.
+    Hager, W., H. Zhang, "A new conjugate gradient method with guaranteed descent and an efficient
     line search", SIAM J. Optim. 16, 2005, eq. (4.2): the condition in the presence of rounding.
     """
 
