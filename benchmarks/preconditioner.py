@@ -45,7 +45,7 @@ def problems() -> Iterator[tuple[str, AutoEncoderCost, np.ndarray]]:
 def costs_seen(cost: AutoEncoderCost, rows: np.ndarray, seed: int) -> dict[str, list[float]]:
     """Cost at every evaluation, in order, by solver."""
     mean = rows.mean(axis=0)
-    moments = Moments.from_sums(mean, scatter_sums(rows, mean), len(rows))
+    moments = Moments.from_sums(mean, scatter_sums(mean, rows), len(rows))
     start = cost.initial_params(np.random.default_rng(seed), moments)
     seen: dict[str, list[float]] = {"scipy": [], "plain": [], "preconditioned": []}
 

@@ -16,6 +16,7 @@ from skimage.io import imsave
 from sklearn.exceptions import ConvergenceWarning
 
 from stackedae._version import __version__
+from stackedae.costs import ACTIVATIONS
 from stackedae.datasets import natural_images
 from stackedae.errors import ArgumentError, StackedAEError
 from stackedae.estimators import StackedAutoEncoder
@@ -93,7 +94,7 @@ def demo(out: Path) -> None:
     )
     for name, what in (
         ("patches.zarr", "what it learned from"),
-        ("model.zarr", "what it learned: stackedae info, stackedae transform"),
+        ("model.zarr", "what it learned; try: stackedae info"),
         ("filters.png", "a picture of it"),
     ):
         click.echo(f"  {out / name}  {what}")
@@ -148,8 +149,20 @@ def extract(
     show_default=True,
     help="Hidden units; repeat for further layers.",
 )
-@click.option("--activation", default="logistic", show_default=True, help="Of hidden units.")
-@click.option("--output-activation", default="auto", show_default=True, help="Of reconstructions.")
+@click.option(
+    "--activation",
+    type=click.Choice(list(ACTIVATIONS)),
+    default="logistic",
+    show_default=True,
+    help="Of hidden units.",
+)
+@click.option(
+    "--output-activation",
+    type=click.Choice(["auto", *ACTIVATIONS]),
+    default="auto",
+    show_default=True,
+    help="Of reconstructions.",
+)
 @click.option("--alpha", type=float, default=1e-4, show_default=True, help="Weight decay.")
 @click.option(
     "--sparsity-target",
@@ -161,12 +174,24 @@ def extract(
 @click.option(
     "--sparsity-weight", type=float, default=3.0, show_default=True, help="How much it counts."
 )
-@click.option("--solver", default="lbfgs", show_default=True, help="lbfgs or gd.")
+@click.option(
+    "--solver",
+    type=click.Choice(["lbfgs", "gd"]),
+    default="lbfgs",
+    show_default=True,
+    help="How to minimise.",
+)
 @click.option("--max-iter", type=int, default=400, show_default=True, help="Iterations per layer.")
 @click.option(
     "--tol", type=float, default=1e-6, show_default=True, help="When to stop; 0: at max-iter."
 )
-@click.option("--dtype", default="float32", show_default=True, help="Precision of the arithmetic.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the arithmetic.",
+)
 @click.option(
     "--seed",
     "random_state",
@@ -267,13 +292,16 @@ def _describe_model(sae: StackedAutoEncoder) -> None:
     for index, layer in enumerate(sae.layers_):
         last = [record for record in sae.history_ if record["layer"] == index][-1]
         click.echo(
-            f"layer {index}  {layer.cost.activation} → {layer.cost.output_activation}, "
-            f"cost {last['cost']:.6g} (reconstruction {last['reconstruction']:.4g}, decay "
-            f"{last['decay']:.4g}, sparsity {last['sparsity']:.4g}), {last['n_rows']:,} samples, "
-            f"{last['iteration']} iterations, {layer.status.name}"
+            f"layer {index}  {layer.cost.activation} → {layer.cost.output_activation}; "
+            f"{layer.status.name} after {last['iteration']} iterations, {last['n_rows']:,} samples"
         )
-    parameters = (f"{name}={value!r}" for name, value in sae.get_params().items())
-    click.echo("parameters  " + ", ".join(parameters))
+        click.echo(
+            f"  cost {last['cost']:.4g} = reconstruction {last['reconstruction']:.4g} "
+            f"+ decay {last['decay']:.4g} + sparsity {last['sparsity']:.4g}"
+        )
+    click.echo("parameters")
+    for name, value in sae.get_params().items():
+        click.echo(f"  {name}={value!r}")
 
 
 def _architecture(sae: StackedAutoEncoder) -> str:

@@ -67,10 +67,27 @@ class Shards:
         return replace(self, blocks=keep(*self.blocks))
 
     def map(
-        self, function: Callable[[Array], Array], n_features: int, dtype: DTypeLike, name: str
+        self,
+        kernel: Callable[..., Array],
+        *arguments: Any,
+        n_features: int,
+        dtype: DTypeLike,
+        name: str,
     ) -> Shards:
-        """Apply a function of rows to every shard; nothing is computed yet on a cluster."""
-        blocks = [self._runner.call(name, function, block) for block in self.blocks]
+        """Return the shards ``kernel(*arguments, rows)``; on a cluster, nothing is computed yet.
+
+        Parameters
+        ----------
+        kernel : callable
+            Returns as many rows as it is given.
+        *arguments : object
+            Handed to every call; travels once to every worker, not once with every task.
+        n_features, dtype : int, dtype
+            Columns and dtype of what the kernel returns.
+        name : str
+            What dashboards call the tasks.
+        """
+        blocks = self._calls(kernel, arguments, name)
         return Shards(blocks, self.rows, n_features, np.dtype(dtype))
 
     def sum(self, kernel: Callable[..., Vector], *arguments: Any, name: str) -> Vector:
@@ -86,8 +103,7 @@ class Shards:
             What dashboards call the tasks.
         """
         run = self._runner
-        sent = [run.send(f"{name}-argument", argument) for argument in arguments]
-        level = [run.call(name, kernel, *sent, block) for block in self.blocks]
+        level = self._calls(kernel, arguments, name)
         while len(level) > 1:
             level = [
                 run.call("stackedae-sum", _add, level[i : i + TREE_ARITY])
@@ -97,8 +113,14 @@ class Shards:
 
     def gather(self, kernel: Callable[[Array], T], name: str) -> tuple[T, ...]:
         """Return ``kernel(rows)`` of every shard, in order; the results should be small."""
+        return self._runner.compute(*self._calls(kernel, (), name))
+
+    def _calls(
+        self, kernel: Callable[..., Any], arguments: tuple[Any, ...], name: str
+    ) -> list[Any]:
         run = self._runner
-        return run.compute(*(run.call(name, kernel, block) for block in self.blocks))
+        sent = [run.send(f"{name}-argument", argument) for argument in arguments]
+        return [run.call(name, kernel, *sent, block) for block in self.blocks]
 
 
 class _Here:

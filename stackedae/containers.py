@@ -167,7 +167,7 @@ def _map_blocks(
     mapped: da.Array = da.map_blocks(
         _on_block_in_task,
         whole,
-        function=function,
+        function=literal(f"{name}-function", function),  # with its parameters: sent once
         sample_shape=sample_shape,
         token=name,
         dtype=dtype,

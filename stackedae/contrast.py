@@ -68,7 +68,7 @@ def whiten_image(image: Array, *, cutoff: float = 0.4) -> Array:
     References
     ----------
     Olshausen, B., Field, D., "Sparse coding with an overcomplete basis set: a strategy employed by
-    V1?", Vision Research 37, 1997, eq. (18) and text.
+    V1?", Vision Research 37, 1997.
     """
     fy = np.fft.fftfreq(image.shape[0])[:, None]
     fx = np.fft.rfftfreq(image.shape[1])[None, :]

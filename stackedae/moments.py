@@ -44,7 +44,7 @@ class Moments:
         return cls(mean, covariance if scatter.size == d else covariance.reshape(d, d))
 
 
-def scatter_sums(X: Array, center: Vector) -> Vector:
+def scatter_sums(center: Vector, X: Array) -> Vector:
     r"""Return :math:`\sum (x - c)(x - c)^T` over the rows of X, flattened and in float64.
 
     Only the diagonal is returned above `MAX_FULL_COVARIANCE` columns. Additive over rows. With the
@@ -53,10 +53,10 @@ def scatter_sums(X: Array, center: Vector) -> Vector:
 
     Parameters
     ----------
+    center : ndarray of shape (n_features,)
+        The point c.
     X : ndarray of shape (n_rows, n_features)
         Rows.
-    center : ndarray of shape (n_features,)
-        c.
 
     Returns
     -------

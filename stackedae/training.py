@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -17,7 +16,7 @@ from stackedae.containers import Container, as_array, bad_row_error, cut_into_sh
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import DataError
 from stackedae.layers import Layer, Stack
-from stackedae.layout import Array, Vector
+from stackedae.layout import Vector
 from stackedae.moments import Moments, Survey, first_bad_row, scatter_sums
 from stackedae.objective import DaskObjective
 from stackedae.solvers import (
@@ -107,8 +106,13 @@ def train_stack(
         trained.append(layer)
         history += log.records
         if index + 1 < len(layers):
-            encode, n_hidden = Stack([layer]).encode, layer.cost.n_hidden
-            shards = shards.map(encode, n_hidden, training.dtype, "stackedae-encode").hold()
+            shards = shards.map(
+                Stack.encode,
+                Stack([layer]),
+                n_features=layer.cost.n_hidden,
+                dtype=training.dtype,
+                name="stackedae-encode",
+            ).hold()
             bytes_read = 0
     return trained, history
 
@@ -126,7 +130,7 @@ def train_layer(
     if output_activation == "auto":
         output_activation = "logistic" if all_in_unit_interval else "identity"
     cost = settings.cost(shards.n_features, output_activation)
-    scatter = shards.sum(partial(_scatter, mean), name="stackedae-covariance")
+    scatter = shards.sum(scatter_sums, mean, name="stackedae-covariance")
     moments = Moments.from_sums(mean, scatter, shards.n_rows)
     state = minimize(
         _solver(cost, moments, training),
@@ -158,10 +162,6 @@ def _solver(cost: AutoEncoderCost, moments: Moments, training: TrainingSettings)
     if training.solver == "gd":
         return GradientDescent(search)
     return LBFGS(search, preconditioner=cost.preconditioner(moments))
-
-
-def _scatter(center: Vector, rows: Array) -> Vector:
-    return scatter_sums(rows, center)
 
 
 def refuse_bad_rows(shards: Shards, X: Container) -> None:

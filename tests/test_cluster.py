@@ -29,5 +29,7 @@ def test_a_sum_does_not_change_what_it_adds_up():
 def test_map_and_gather_keep_the_order():
     blocks = [literal("block", np.full((2, 1), float(i))) for i in range(5)]
     shards = Shards(blocks, (2,) * 5, 1, np.dtype(float))
-    doubled = shards.map(lambda rows: 2 * rows, 1, np.float64, "stackedae-test").hold()
+    doubled = shards.map(
+        lambda factor, rows: factor * rows, 2, n_features=1, dtype=float, name="stackedae-test"
+    ).hold()
     assert doubled.gather(lambda rows: float(rows[0, 0]), "stackedae-test") == (0, 2, 4, 6, 8)

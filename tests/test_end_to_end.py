@@ -66,7 +66,7 @@ def test_the_reference_patches_from_any_start(reference, random_state):
 def test_lbfgs_needs_no_more_evaluations_than_scipy(reference, seed):
     cost = AutoEncoderCost(64, 25, sparsity_target=0.01)
     mean = reference.mean(axis=0)
-    moments = Moments.from_sums(mean, scatter_sums(reference, mean), len(reference))
+    moments = Moments.from_sums(mean, scatter_sums(mean, reference), len(reference))
     start = cost.initial_params(np.random.default_rng(seed), moments)
     count = 0
 

@@ -174,6 +174,12 @@ def test_shapes_that_dask_is_told_are_true(digits, fitted, method):
     da.utils.assert_eq(out, out.compute())
 
 
+def test_parameters_are_one_task_of_a_lazy_transform(digits, fitted):
+    graph = dict(fitted.transform(da.from_array(digits, chunks=(100, -1, -1))).__dask_graph__())
+    keys = [key for key in graph if "stackedae-encode-function" in str(key)]
+    assert len(keys) == 1
+
+
 def test_inverse_transform_undoes_transform_as_well_as_reconstruct_does(digits, fitted):
     features = fitted.transform(digits)
     assert fitted.inverse_transform(features) == pytest.approx(fitted.reconstruct(digits), rel=1e-5)

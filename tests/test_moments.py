@@ -10,7 +10,7 @@ from stackedae.moments import MAX_FULL_COVARIANCE, Moments, Survey, first_bad_ro
 def test_covariance_is_numpys(dtype, rel):
     X = np.random.default_rng(0).integers(0, 200, (3000, 7)).astype(dtype)
     mean = X.mean(axis=0, dtype=np.float64)
-    sums = scatter_sums(X[:1000], mean) + scatter_sums(X[1000:], mean)
+    sums = scatter_sums(mean, X[:1000]) + scatter_sums(mean, X[1000:])
     moments = Moments.from_sums(mean, sums, len(X))
     assert moments.covariance == pytest.approx(np.cov(X.T, bias=True), rel=rel, abs=rel * 1e4)
     assert moments.standard_deviation == pytest.approx(np.sqrt(X.var(axis=0).mean()), rel=1e-3)
@@ -19,13 +19,13 @@ def test_covariance_is_numpys(dtype, rel):
 def test_rows_far_from_zero_lose_nothing():
     X = 1e9 + np.random.default_rng(0).normal(size=(500, 3))
     mean = X.mean(axis=0)
-    covariance = Moments.from_sums(mean, scatter_sums(X, mean), len(X)).covariance
+    covariance = Moments.from_sums(mean, scatter_sums(mean, X), len(X)).covariance
     assert covariance == pytest.approx(np.cov((X - 1e9).T, bias=True), rel=1e-5, abs=1e-5)
 
 
 def test_many_columns_give_variances_only():
     X = np.random.default_rng(0).normal(size=(20, MAX_FULL_COVARIANCE + 1))
-    moments = Moments.from_sums(X.mean(axis=0), scatter_sums(X, X.mean(axis=0)), len(X))
+    moments = Moments.from_sums(X.mean(axis=0), scatter_sums(X.mean(axis=0), X), len(X))
     assert moments.covariance == pytest.approx(X.var(axis=0))
 
 

@@ -72,7 +72,7 @@ class StrongWolfe:
     ----------
     Nocedal, J., Wright, S., "Numerical Optimization", 2nd ed., 2006, section 3.5.
     Hager, W., H. Zhang, "A new conjugate gradient method with guaranteed descent and an efficient
-    line search", SIAM J. Optim. 16, 2005, eq. (4.2): the condition in the presence of rounding.
+    line search", SIAM J. Optim. 16, 2005, section 4: the condition in the presence of rounding.
     """
 
     c1: float = 1e-4

@@ -178,7 +178,7 @@ def test_encode_and_decode_are_the_halves_of_the_cost(sparsity_weight):
 
 
 def moments_of(X):
-    return Moments.from_sums(X.mean(axis=0), scatter_sums(X, X.mean(axis=0)), len(X))
+    return Moments.from_sums(X.mean(axis=0), scatter_sums(X.mean(axis=0), X), len(X))
 
 
 @pytest.mark.parametrize("activation", ["logistic", "tanh"])
