@@ -1,6 +1,6 @@
 """Features of image patches without labels, learned where the patches are."""
 
-from stackedae import datasets
+import stackedae.datasets as datasets
 from stackedae._version import __version__
 from stackedae.estimators import StackedAutoEncoder
 from stackedae.patches import extract_patches, open_patches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -100,7 +100,24 @@ def cut_into_shards(X: Container, dtype: DTypeLike | None = None) -> Shards:
     return Shards(blocks, rows, d, stored)
 
 
-def find_row(X: Container, row: int) -> str:
+def refuse_bad_rows(X: Container, shard_rows: Sequence[int], first_bad: Sequence[int]) -> None:
+    """Raise a `DataError` that names the first row of X with NaN or infinity, if there is one.
+
+    Parameters
+    ----------
+    X : container of shape (n_samples, …)
+        What the shards were cut from.
+    shard_rows : sequence of int
+        Rows of the shards.
+    first_bad : sequence of int
+        `first_bad_row` of each shard.
+    """
+    for row, start in zip(first_bad, np.cumsum((0, *shard_rows[:-1])), strict=True):
+        if row >= 0:
+            raise _bad_row_error(_place_of(X, int(start) + row))
+
+
+def _place_of(X: Container, row: int) -> str:
     """Say where a row lies: "row 7 (chunk 1, its row 3)" in chunked data, else "row 7"."""
     array = as_array(X)
     if not isinstance(array, da.Array):
@@ -110,8 +127,7 @@ def find_row(X: Container, row: int) -> str:
     return f"row {row} (chunk {chunk}, its row {row - borders[chunk]})"
 
 
-def bad_row_error(where: str) -> DataError:
-    """Return the error to raise for a row with NaN or infinity."""
+def _bad_row_error(where: str) -> DataError:
     return DataError(f"X contains NaN or infinity, first in {where}; drop or fill such samples.")
 
 
@@ -185,7 +201,7 @@ def _on_block(
     rows = block.reshape(len(block), -1)
     bad = first_bad_row(rows)
     if bad >= 0:
-        raise bad_row_error(f"row {bad}{where}")
+        raise _bad_row_error(f"row {bad}{where}")
     return function(rows).reshape(len(block), *sample_shape)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from stackedae.layout import Array
+from stackedae.memory import row_blocks
 
 
-def centred_squares(X: Array) -> tuple[float, int]:
-    """Return Σ (x − mean of its row)² over all entries, and their number; additive over rows."""
-    centred = X - X.mean(axis=1, keepdims=True, dtype=np.float64)
-    return float(np.vdot(centred, centred)), X.size
+def centred_squares(X: Array) -> float:
+    """Return Σ (x − mean of its row)² over all entries of X; additive over rows."""
+    total = 0.0
+    for rows in row_blocks(len(X)):
+        centred = X[rows] - X[rows].mean(axis=1, keepdims=True, dtype=np.float64)
+        total += float(np.vdot(centred, centred))
+    return total
 
 
 def normalise_contrast(X: Array, bound: float, low: float, high: float) -> Array:

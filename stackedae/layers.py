@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stackedae.costs.autoencoder import BLOCK_ROWS, AutoEncoderCost
+from stackedae.costs import AutoEncoderCost
 from stackedae.layout import Array
+from stackedae.memory import row_blocks
 from stackedae.solvers import Status
 
 
@@ -104,7 +105,6 @@ class Stack:
     def _by_blocks(self, function: Callable[[Array], Array], X: Array, n_columns: int) -> Array:
         dtype = self.layers[0].params.dtype
         out = np.empty((len(X), n_columns), dtype)
-        for start in range(0, len(X), BLOCK_ROWS):
-            rows = slice(start, start + BLOCK_ROWS)
+        for rows in row_blocks(len(X)):
             out[rows] = function(X[rows].astype(dtype, copy=False))
         return out

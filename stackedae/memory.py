@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 MIB = 2**20
+
+BLOCK_ROWS = 1024
+"""Rows per pass through a kernel: few enough that the activations of a block stay in cache, and
+fixed, so that the bits of a sum do not depend on the machine."""
 
 MIN_SHARD_BYTES = MIB
 """Below this, the overhead of a task (about a millisecond) outweighs its work."""
@@ -21,6 +25,19 @@ CHUNK_BYTES = 8 * MIB
 
 BUFFER_BYTES = 128 * MIB
 """What the client holds of an array that it writes."""
+
+
+def row_blocks(n_rows: int) -> Iterator[slice]:
+    """Cut rows into blocks of `BLOCK_ROWS`, the last one shorter.
+
+    Examples
+    --------
+    >>> from stackedae.memory import row_blocks
+    >>> list(row_blocks(1500))
+    [slice(0, 1024, None), slice(1024, 1500, None)]
+    """
+    for start in range(0, n_rows, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, n_rows))
 
 
 def rows_per_shard(n_rows: int, row_bytes: int) -> int:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from stackedae.layout import Array, Layout, Vector
+from stackedae.memory import row_blocks
 
 MAX_FULL_COVARIANCE = 2048
 """Columns up to which covariances are computed, and not variances only: 32 MB of float64."""
-
-_BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ def scatter_sums(center: Vector, X: Array) -> Vector:
     full = d <= MAX_FULL_COVARIANCE
     total = np.zeros((d, d) if full else d)
     dtype = np.result_type(X.dtype, np.float32)
-    for start in range(0, len(X), _BLOCK_ROWS):
-        block = (X[start : start + _BLOCK_ROWS] - center).astype(dtype)
+    for rows in row_blocks(len(X)):
+        block = (X[rows] - center).astype(dtype)
         total += block.T @ block if full else np.einsum("ij,ij->j", block, block)
     return total.ravel()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, Self
 
@@ -9,11 +10,12 @@ import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from stackedae.containers import Container, cut_into_shards, map_samples
+from stackedae.containers import Container, cut_into_shards, map_samples, refuse_bad_rows
 from stackedae.contrast import centred_squares, normalise_contrast
 from stackedae.errors import ArgumentError
+from stackedae.layout import Array
+from stackedae.moments import first_bad_row
 from stackedae.samples import check_samples
-from stackedae.training import refuse_bad_rows
 
 
 class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -94,9 +96,9 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self._check_parameters()
         X = check_samples(self, X, reset=True)
         shards = cut_into_shards(X)
-        refuse_bad_rows(shards, X)
-        squares, entries = np.sum(shards.gather(centred_squares, name="stackedae-contrast"), axis=0)
-        self.std_ = float(np.sqrt(squares / entries))
+        first_bad, squares = zip(*shards.gather(_examine, name="stackedae-contrast"), strict=True)
+        refuse_bad_rows(X, shards.rows, first_bad)
+        self.std_ = math.sqrt(math.fsum(squares) / (shards.n_rows * shards.n_features))
         return self
 
     def transform(self, X: Container) -> Container:
@@ -142,3 +144,9 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _examine(rows: Array) -> tuple[int, float]:
+    """Return the first row that is not finite, or −1, and the squares to sum up; in one read."""
+    bad = first_bad_row(rows)
+    return bad, 0.0 if bad >= 0 else centred_squares(rows)

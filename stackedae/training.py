@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from stackedae.cluster import Shards
-from stackedae.containers import Container, as_array, bad_row_error, cut_into_shards, find_row
+from stackedae.containers import Container, as_array, cut_into_shards, refuse_bad_rows
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import DataError
 from stackedae.layers import Layer, Stack
@@ -98,7 +98,7 @@ def train_stack(
     trained: list[Layer] = []
     history: list[Record] = []
     shards = cut_into_shards(X, training.dtype).hold()
-    refuse_bad_rows(shards, X)
+    refuse_bad_rows(X, shards.rows, shards.gather(first_bad_row, name="stackedae-check"))
     bytes_read = _bytes_to_read(X)
     for index, settings in enumerate(layers):
         log = _Log(index, shards.n_rows, bytes_read, on_iteration)
@@ -162,17 +162,6 @@ def _solver(cost: AutoEncoderCost, moments: Moments, training: TrainingSettings)
     if training.solver == "gd":
         return GradientDescent(search)
     return LBFGS(search, preconditioner=cost.preconditioner(moments))
-
-
-def refuse_bad_rows(shards: Shards, X: Container) -> None:
-    """Raise a `DataError` that names the first row of X with NaN or infinity, if there is one."""
-    start = 0
-    for row, n_rows in zip(
-        shards.gather(first_bad_row, name="stackedae-check"), shards.rows, strict=True
-    ):
-        if row >= 0:
-            raise bad_row_error(find_row(X, start + row))
-        start += n_rows
 
 
 def _bytes_to_read(X: Container) -> int:

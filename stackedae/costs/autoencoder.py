@@ -12,11 +12,8 @@ from stackedae.costs.preconditioner import AutoEncoderPreconditioner, regularise
 from stackedae.errors import ArgumentError, DataError
 from stackedae.evaluation import Evaluation
 from stackedae.layout import Array, Layout, Vector
+from stackedae.memory import BLOCK_ROWS, row_blocks
 from stackedae.moments import Moments
-
-BLOCK_ROWS = 1024
-"""Rows per pass through the products: few enough that the activations of a block stay in cache,
-and fixed, so that the bits of a sum do not depend on the machine."""
 
 _KL_EDGE = np.finfo(np.float64).eps
 """Mean activations are kept this far from 0 and 1, where the divergence is infinite."""
@@ -264,8 +261,8 @@ class AutoEncoderCost:
         sums = self.sums_layout.unpack(total)
         sums["n_rows"][...] = len(X)
         kernel = _Kernel(self, self.layout.unpack(params.astype(dtype)), min(len(X), BLOCK_ROWS))
-        for start in range(0, len(X), BLOCK_ROWS):
-            kernel.add(X[start : start + BLOCK_ROWS].astype(dtype, copy=False), sums)
+        for rows in row_blocks(len(X)):
+            kernel.add(X[rows].astype(dtype, copy=False), sums)
         return total
 
     def finish(self, params: Vector, sums: Vector) -> Evaluation:
