@@ -45,18 +45,12 @@ class _Commands(click.Group):
             raise _BadInput(" ".join(str(error).split())) from error
 
 
-class _Sizes(click.ParamType[tuple[int, ...]]):
-    """Sizes such as 8x8 or 8x8x3."""
-
-    name = "HEIGHTxWIDTH[xCHANNELS]"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in value.lower().split("x"))
-        except ValueError:
-            return self.fail(f"{value!r} is not like 8x8", param, ctx)
+def _sizes(text: str) -> tuple[int, ...]:
+    """Read sizes such as 8x8 or 8x8x3."""
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not like 8x8") from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -105,7 +99,8 @@ def demo(out: Path) -> None:
 @click.option(
     "--patch",
     "patch_shape",
-    type=_Sizes(),
+    type=_sizes,
+    metavar="HxW",
     default="8x8",
     show_default=True,
     help="Size of a patch, in pixels.",
@@ -262,7 +257,11 @@ def transform(model: str, patches: str, out: str, overwrite: bool) -> None:
     help="Picture to write.",
 )
 @click.option(
-    "--patch", "patch_shape", type=_Sizes(), help="Size of a patch, if samples were flat."
+    "--patch",
+    "patch_shape",
+    type=_sizes,
+    metavar="HxW",
+    help="Size of a patch, if samples were flat.",
 )
 def filters(model: str, out: Path, patch_shape: tuple[int, ...] | None) -> None:
     """Draw the filters of MODEL's first layer."""

@@ -172,7 +172,9 @@ def map_samples(
         for key, coord in X.coords.items()
         if set(coord.dims) <= set(kept if dims is None else kept[:1])
     }
-    return xr.DataArray(result, coords=coords, dims=kept)
+    labelled = xr.DataArray(result, coords=coords, dims=kept)
+    # Without this it would bear the key of the Dask array.
+    return labelled.rename(X.name if dims is None else None)
 
 
 def _map_blocks(

@@ -249,8 +249,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Returns
         -------
         container of shape (n_samples, \*sample_shape\_)
-            The trailing dimensions of a DataArray are y, x, channel for samples of two or three
-            dimensions, else "feature".
+            The trailing dimensions of a DataArray are "feature" for flat samples, else y, x and
+            channel, or dim_1, dim_2, … if there are more than these.
         """
         check_is_fitted(self)
         n_hidden = self._n_features_out
@@ -259,11 +259,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"X has shape {tuple(X.shape)}, and the last layer has {n_hidden} features; pass "
                 f"activations of shape (n_samples, {n_hidden}), as transform returns them."
             )
-        shape = self.sample_shape_
-        dims = ("y", "x", "channel")[: len(shape)] if len(shape) in (2, 3) else ("feature",)
-        if len(dims) != len(shape):
-            shape = (self.n_features_in_,)
-        return self._map_rows("decode", X, shape, dims)
+        return self._map_rows("decode", X, self.sample_shape_, _dims_of(self.sample_shape_))
 
     def reconstruct(self, X: Container) -> Container:
         """Return samples after a pass through all layers, up and down again.
@@ -530,6 +526,12 @@ def _listeners(verbose: int, callback: Callable[[Record], None] | None) -> Calla
             callback(dict(record))
 
     return on_iteration
+
+
+def _dims_of(sample_shape: tuple[int, ...]) -> tuple[str, ...]:
+    names = {1: ("feature",), 2: ("y", "x"), 3: ("y", "x", "channel")}
+    numbered = tuple(f"dim_{i + 1}" for i in range(len(sample_shape)))
+    return names.get(len(sample_shape), numbered)
 
 
 def _plain(value: Any) -> Any:

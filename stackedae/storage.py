@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -41,8 +41,8 @@ _COMPRESSORS: tuple[dict[str, Any], ...] = (
 StoreLike = str | Path | Store
 """A path, a URL, or a Zarr store object."""
 
-ZarrArray = zarr.Array[Any]
-"""A Zarr array, whatever its metadata version."""
+if TYPE_CHECKING:
+    ZarrArray = zarr.Array[Any]  # generic since zarr 3.1.2 only
 
 
 @contextmanager

@@ -153,11 +153,12 @@ def test_every_container_comes_back_as_it_came(digits, fitted, method):
     assert out.compute() == pytest.approx(expected, rel=1e-5)
 
     coords = {"image": ("patch", np.arange(len(digits))), "y": np.arange(8)}
-    labelled = xr.DataArray(lazy, dims=("patch", "y", "x"), coords=coords)
+    labelled = xr.DataArray(lazy, dims=("patch", "y", "x"), coords=coords, name="digits")
     out = getattr(fitted, method)(labelled)
     assert isinstance(out, xr.DataArray)
     dims = {"transform": ("patch", "feature"), "reconstruct": ("patch", "y", "x")}
     assert out.dims == dims.get(method, ("patch",))
+    assert out.name == ("digits" if method == "reconstruct" else None)
     assert (out.image == labelled.image).all()
     assert ("y" in out.coords) == (method == "reconstruct")
     assert isinstance(out.data, da.Array)
@@ -189,6 +190,10 @@ def test_inverse_transform_undoes_transform_as_well_as_reconstruct_does(digits, 
     back = fitted.inverse_transform(labelled)
     assert back.dims == ("patch", "y", "x")
     assert "n" in back.coords
+    deep = quick().fit(digits.reshape(-1, 2, 2, 4, 4))
+    assert deep.inverse_transform(np.zeros((2, 9))).shape == (2, 2, 2, 4, 4)
+    lazy = xr.DataArray(da.zeros((2, 9)), dims=("volume", "feature"))
+    assert deep.inverse_transform(lazy).dims == ("volume", "dim_1", "dim_2", "dim_3", "dim_4")
     flat = quick().fit(digits.reshape(-1, 64))
     assert flat.inverse_transform(flat.transform(digits.reshape(-1, 64))).shape == (1797, 64)
     with pytest.raises(DataError, match=r"shape \(3, 5\), and the last layer has 4 features"):
