@@ -41,7 +41,7 @@ patches = ContrastNormalizer().fit_transform(patches)
 sae = StackedAutoEncoder((25,), sparsity_target=0.01, max_iter=150, tol=0, random_state=0)
 sae.fit(patches)
 
-FilterDisplay.from_estimator(sae)
+display = FilterDisplay.from_estimator(sae)
 
 # %%
 # The cost falls fast at first; what it is made of stands in ``history_``.
@@ -50,7 +50,7 @@ _, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
 for term in ("cost", "reconstruction", "decay", "sparsity"):
     ax.semilogy([record[term] for record in sae.history_], label=term)
 ax.set(xlabel="iteration")
-ax.legend()
+_ = ax.legend()
 
 # %%
 # Features keep the coordinates of their patches.
