@@ -2,7 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from skimage.data import camera
+
+# A shared machine may be slow at any moment, which is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
