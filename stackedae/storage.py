@@ -61,10 +61,11 @@ def new_store(store: StoreLike, kind: str, *, overwrite: bool) -> Iterator[zarr.
     refuse_existing(store, overwrite=overwrite)
     path = _local_path(store)
     if path is None:
-        group = zarr.open_group(store, mode="w", zarr_format=3)
+        group = zarr.open_group(store, mode="w" if overwrite else "w-", zarr_format=3)
         yield group
         _mark(group, kind)
         return
+    path = path.resolve()  # behind a link, what it points to is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -307,10 +308,15 @@ def _exists(store: Any) -> bool:
 
 
 def _holds_zarr(store: Any) -> bool:
+    """Say whether there is anything of Zarr's; a store that cannot be asked is not an empty one."""
     try:
         zarr.open(store, mode="r")
-    except Exception:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except Exception as error:
+        raise StoreError(
+            f"{_shown(store)}: what is there cannot be read ({error}); pass another path."
+        ) from error
     return True
 
 

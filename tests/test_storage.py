@@ -87,6 +87,41 @@ def test_what_is_no_store_of_patches_is_refused(path, message):
         open_patches(path)
 
 
+class Unreachable(zarr.storage.MemoryStore):
+    down = False  # of the class, because Zarr makes read-only copies
+
+    async def get(self, *arguments, **options):
+        if Unreachable.down:
+            raise ConnectionError("no route to host")
+        return await super().get(*arguments, **options)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_store_that_cannot_be_asked_is_not_taken_for_empty(monkeypatch, overwrite):
+    remote = Unreachable()
+    extract_patches(np.ones((9, 9)), (4, 4), 20, store=remote)
+    with monkeypatch.context() as context:
+        context.setattr(Unreachable, "down", True)
+        with pytest.raises(StoreError, match=r"what is there cannot be read \(no route to host\)"):
+            extract_patches(np.zeros((9, 9)), (4, 4), 20, store=remote, overwrite=overwrite)
+    assert (open_patches(remote) == 1).all()
+
+
+def test_a_url_that_cannot_be_used_is_named():
+    with pytest.raises(StoreError, match=r"nowhere://bucket/a\.zarr: what is there cannot be read"):
+        extract_patches(np.zeros((9, 9)), (4, 4), 20, store="nowhere://bucket/a.zarr")
+
+
+def test_behind_a_link_the_store_is_replaced():
+    os.mkdir("disk")
+    extract_patches(np.zeros((9, 9)), (4, 4), 20, store="disk/a.zarr")
+    os.symlink("disk/a.zarr", "link.zarr")
+    extract_patches(np.ones((9, 9)), (4, 4), 20, store="link.zarr", overwrite=True)
+    assert (open_patches("disk/a.zarr") == 1).all()
+    assert os.path.islink("link.zarr")
+    assert sorted(os.listdir() + os.listdir("disk")) == ["a.zarr", "disk", "link.zarr"]
+
+
 def test_a_missing_array_is_refused():
     with new_store("a.zarr", "patches", overwrite=False):
         pass
