@@ -128,14 +128,20 @@ def create_array(
     dims: tuple[str, ...],
     attrs: Mapping[str, Any] | None = None,
 ) -> ZarrArray:
-    """Create an array whose damage shows: checksums, and every chunk stored even if all zero."""
+    """Create an array whose damage shows.
+
+    Every chunk has a checksum, and is stored even if all its values are the fill value, so that
+    fewer chunks than there should be are missing ones. Zarr would read these as the fill value,
+    whoever reads: it is NaN where there is one, which nobody takes for a pixel.
+    """
+    value_type = np.dtype(dtype)
     return group.create_array(
         name,
         shape=shape,
         chunks=tuple(max(1, size) for size in chunks),
-        dtype=np.dtype(dtype),
+        dtype=value_type,
         compressors=_COMPRESSORS,
-        fill_value=0,
+        fill_value=np.nan if value_type.kind == "f" else 0,
         dimension_names=dims,
         attributes=dict(attrs or {}),
         config={"write_empty_chunks": True},

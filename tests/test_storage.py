@@ -6,7 +6,7 @@ import pytest
 import zarr
 
 from stackedae import StackedAutoEncoder, extract_patches, open_patches
-from stackedae.errors import DamagedChunkError, StoreError
+from stackedae.errors import DamagedChunkError, DataError, StoreError
 from stackedae.storage import kind_of, new_store, open_store, read_lazily
 
 
@@ -55,6 +55,17 @@ def test_a_missing_chunk_is_noticed_when_opening(store):
     os.remove(store / "patches/c/7/0/0")
     with pytest.raises(DamagedChunkError, match=r"1 of 10 chunks.*the first is patches/c/7/0/0"):
         open_patches(store)
+
+
+def test_a_chunk_that_goes_missing_later_is_not_computed_with(store):
+    array = zarr.open_group(store, mode="r")["patches"]
+    patches = open_patches(store)
+    os.remove(store / "patches/c/7/0/0")
+    for X in (array, patches):
+        with pytest.raises(
+            DataError, match=r"NaN or infinity, first in row 70 \(chunk 7, its row 0"
+        ):
+            StackedAutoEncoder(2, max_iter=1).fit(X)
 
 
 def test_a_damaged_coordinate_is_named(store):
