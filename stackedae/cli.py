@@ -41,7 +41,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (StackedAEError, OSError, ValueError) as error:
+        except (StackedAEError, OSError) as error:
             raise _BadInput(" ".join(str(error).split())) from error
 
 
@@ -126,6 +126,7 @@ def extract(
     overwrite: bool,
 ) -> None:
     """Cut patches out of IMAGES (files or glob patterns) into a Zarr store."""
+    refuse_existing(out, overwrite=overwrite)  # now, not after decoding every file
     plan = plan_patches(
         images, patch_shape, n_patches, stride=stride, chunks=chunks, dtype=_dtype(dtype), rng=seed
     )
@@ -254,7 +255,7 @@ def transform(model: str, patches: str, out: str, overwrite: bool) -> None:
     type=click.Path(path_type=Path),
     default=Path("filters.png"),
     show_default=True,
-    help="Picture to write.",
+    help="PNG to write.",
 )
 @click.option(
     "--patch",
@@ -314,6 +315,8 @@ def _describe(shape: tuple[int, ...], dims: Any, dtype: Any) -> str:
 
 
 def _write_montage(sae: StackedAutoEncoder, patch_shape: Any, out: Path) -> None:
+    if out.suffix.lower() != ".png":
+        raise ArgumentError("out", str(out), "does not end in .png", "pass filters.png, say")
     picture = filter_montage(filters_of(sae, patch_shape), zoom=_ZOOM)
     out.parent.mkdir(parents=True, exist_ok=True)
     imsave(out, picture, check_contrast=False)

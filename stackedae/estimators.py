@@ -23,13 +23,8 @@ from stackedae.solvers import Status
 from stackedae.storage import StoreLike
 from stackedae.training import LayerSettings, Record, TrainingSettings, train_stack
 
-_PER_LAYER = (
-    "activation",
-    "output_activation",
-    "alpha",
-    "sparsity_target",
-    "sparsity_weight",
-)
+_WEIGHTS = ("alpha", "sparsity_target", "sparsity_weight")
+_PER_LAYER = ("activation", "output_activation", *_WEIGHTS)
 
 
 class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -470,6 +465,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         settings = []
         for index, size in enumerate(sizes):
             values = {name: column[index] for name, column in columns.items()}
+            for name in _WEIGHTS:
+                values[name] = _as_float(name, values[name])
             layer = LayerSettings(n_hidden=int(size), **values)
             # Any output will do for a check; "auto" is decided by the data.
             chosen = layer.output_activation
@@ -526,6 +523,14 @@ def _listeners(verbose: int, callback: Callable[[Record], None] | None) -> Calla
             callback(dict(record))
 
     return on_iteration
+
+
+def _as_float(name: str, value: Any) -> float:
+    """Return a float of Python's, which JSON knows, unlike the scalars of NumPy."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(name, value, "is no number", "pass a float") from error
 
 
 def _dims_of(sample_shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -177,8 +177,11 @@ def _open_one(index: int, item: Any) -> Image:
 
 
 def _open_array(pixels: Any, with_channels: bool) -> list[Image]:
-    has_channels = with_channels or pixels.ndim == 4 or pixels.shape[-1] <= MAX_CHANNELS
-    n_image_dims = 3 if has_channels and pixels.ndim > 2 else 2
+    n_image_dims = 2
+    if pixels.ndim == 4 or (
+        pixels.ndim == 3 and (with_channels or pixels.shape[-1] <= MAX_CHANNELS)
+    ):
+        n_image_dims = 3
     if pixels.ndim == n_image_dims:
         return [_image(pixels)]
     if pixels.ndim == n_image_dims + 1:

@@ -17,12 +17,13 @@ from stackedae.cluster import task
 from stackedae.errors import ArgumentError
 from stackedae.images import Image, Region, open_images
 from stackedae.memory import rows_per_chunk, rows_per_portion
-from stackedae.storage import StoreLike, new_samples, open_samples
+from stackedae.storage import StoreLike, new_samples, open_samples, refuse_existing
 from stackedae.windows import Integers, PatchGrid, cut_windows
 
 KIND = "patches"
 _DIMS = ("patch", "y", "x", "channel")
 _COORDINATES = ("image", "y0", "x0")
+_READ_TOGETHER = 16
 
 
 def extract_patches(
@@ -90,7 +91,7 @@ def extract_patches(
     -----
     With `store`, at most 128 MiB of patches (or one chunk, if larger) are held at a time, beside
     the images that are in memory already; files are decoded, and chunks of Dask images read, about
-    once for every such portion. 24 bytes a patch are held for the positions.
+    once for every such portion. 32 bytes a patch are held for the positions.
 
     Examples
     --------
@@ -104,6 +105,8 @@ def extract_patches(
     >>> bool((patches[0] == image[y0 : y0 + 2, x0 : x0 + 2]).all())
     True
     """
+    if store is not None:
+        refuse_existing(store, overwrite=overwrite)  # now, not after decoding every file
     plan = plan_patches(
         images, patch_shape, n_patches, stride=stride, chunks=chunks, dtype=dtype, rng=rng
     )
@@ -274,10 +277,14 @@ _Read = tuple[Any, Region, _Place]
 
 
 def _batches(reads: Sequence[_Read]) -> Iterator[Sequence[_Read]]:
-    """Group reads of one image, so that Dask reads several of its chunks side by side."""
+    """Group reads of one image, so that Dask reads a few of its chunks side by side."""
     start = 0
     for stop in range(1, len(reads) + 1):
-        if stop == len(reads) or stop - start == 16 or reads[stop][0] is not reads[start][0]:
+        if (
+            stop == len(reads)
+            or stop - start == _READ_TOGETHER
+            or reads[stop][0] is not reads[start][0]
+        ):
             yield reads[start:stop]
             start = stop
 

@@ -41,6 +41,9 @@ def test_from_photographs_to_features(photographs):
     assert (features.values == expected.values).all()
     assert (features.y0.values == patches.y0.values).all()
 
+    result = run("filters", "model.zarr", "--out", "pictures/filters.txt")
+    assert result.exit_code == 2
+    assert "out='pictures/filters.txt' does not end in .png" in result.output
     result = run("filters", "model.zarr", "--out", "pictures/filters.png")
     assert result.exit_code == 0, result.output
     assert imread("pictures/filters.png").ndim == 2
@@ -101,6 +104,16 @@ def test_help(command):
     assert result.exit_code == 0
     assert result.output.startswith("Usage: ")
     assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_a_fault_of_ours_is_not_passed_off_as_bad_input(monkeypatch):
+    def fault(path):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("stackedae.cli.kind_of", fault)
+    result = run("info", "model.zarr")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ValueError)
 
 
 def test_demo():

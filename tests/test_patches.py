@@ -140,6 +140,7 @@ def test_dataarrays_of_any_order():
 def test_channels_can_be_said_with_the_patch_shape():
     image = RNG.random((20, 30, 7))
     assert extract_patches(image, (4, 4, 7), 5).shape == (5, 4, 4, 7)
+    assert extract_patches(GREY, (4, 4, 1), 5).shape == (5, 4, 4)
     with pytest.raises(ArgumentError, match=r"patch_shape=\(4, 4, 2\) asks for 2 channels"):
         extract_patches(COLOUR, (4, 4, 2), 5)
 
@@ -192,6 +193,7 @@ def test_files_are_decoded_again_when_they_are_too_many_to_keep(monkeypatch):
         ),
         (lambda: extract_patches([], (8, 8), 3), ArgumentError, r"images=\[\] holds no image"),
         (lambda: extract_patches(GREY[0], (8, 8), 3), ArgumentError, r"images.shape=\(30,\)"),
+        (lambda: extract_patches(np.array(5.0), (8, 8), 3), ArgumentError, r"images.shape=\(\)"),
         (lambda: extract_patches(5, (8, 8), 3), ArgumentError, "images=5 is no image"),
         (
             lambda: extract_patches([GREY, 1j * GREY], (8, 8), 3),
@@ -229,6 +231,12 @@ def test_an_existing_store_is_not_overwritten_unless_asked_to():
     again = extract_patches(GREY, (4, 4), 30, store="a.zarr", rng=0, overwrite=True)
     assert len(again.compute()) == 30
     assert os.listdir() == ["a.zarr"]
+
+
+def test_a_store_in_the_way_is_refused_before_any_image_is_read():
+    extract_patches(GREY, (4, 4), 20, store="a.zarr")
+    with pytest.raises(StoreExistsError):
+        extract_patches("there/are/none.png", (4, 4), 20, store="a.zarr")
 
 
 def test_a_folder_that_is_no_store_is_never_overwritten():

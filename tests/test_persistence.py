@@ -35,6 +35,16 @@ def test_a_model_comes_back_as_it_was(model):
         assert (one.mean_activations == other.mean_activations).all()
 
 
+@pytest.mark.parametrize("scalar", [np.float32, np.float64, int])
+def test_numbers_of_any_kind_can_be_saved(scalar):
+    settings = {"alpha": scalar(1), "sparsity_weight": scalar(2), "tol": scalar(0)}
+    sae = StackedAutoEncoder(np.int32(2), max_iter=1, **settings).fit(np.ones((3, 2)))
+    sae.save("model.zarr")
+    again = StackedAutoEncoder.load("model.zarr")
+    assert again.layers_[0].cost == sae.layers_[0].cost
+    assert again.alpha == 1
+
+
 def test_a_store_object_will_do(model):
     store = zarr.storage.MemoryStore()
     model.save(store)
