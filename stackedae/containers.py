@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -135,8 +135,7 @@ def map_samples(
     function: RowFunction,
     X: Container,
     *,
-    sample_shape: tuple[int, ...],
-    dims: tuple[str, ...] | None,
+    sample_dims: Mapping[str, int] | None,
     dtype: DTypeLike,
     name: str,
 ) -> Container:
@@ -145,20 +144,19 @@ def map_samples(
     Parameters
     ----------
     function : callable
-        Takes (n, n_features), gives (n, …) with ``prod(sample_shape)`` entries each.
+        Takes (n, n_features), gives (n, …) with as many entries each as `sample_dims` say.
     X : container of shape (n_samples, …)
         Samples; a zarr.Array gives a Dask array.
-    sample_shape : tuple of int
-        Shape of one result.
-    dims : tuple of str or None
-        Names of the dimensions of one result, for a DataArray; those of X if None. Coordinates
-        along dimensions that remain are kept.
+    sample_dims : mapping of str to int, or None
+        Dimensions of one result, names and sizes; those of a sample of X if None. The names are for
+        a DataArray, which keeps the coordinates along dimensions that remain.
     dtype : dtype
         Of the result.
     name : str
         What dashboards call the tasks.
     """
     array = as_array(X)
+    sample_shape = array.shape[1:] if sample_dims is None else tuple(sample_dims.values())
     result: Any
     if isinstance(array, da.Array):
         result = _map_blocks(function, array, sample_shape, np.dtype(dtype), name)
@@ -166,15 +164,13 @@ def map_samples(
         result = _on_block(array, "", function=function, sample_shape=sample_shape)
     if not isinstance(X, xr.DataArray):
         return result
-    kept = (X.dims[0], *(X.dims[1:] if dims is None else dims))
-    coords = {
-        key: coord
-        for key, coord in X.coords.items()
-        if set(coord.dims) <= set(kept if dims is None else kept[:1])
+    if sample_dims is None:
+        return X.copy(data=result)
+    along_samples = {
+        key: coord for key, coord in X.coords.items() if set(coord.dims) <= {X.dims[0]}
     }
-    labelled = xr.DataArray(result, coords=coords, dims=kept)
-    # Without this it would bear the key of the Dask array.
-    return labelled.rename(X.name if dims is None else None)
+    labelled = xr.DataArray(result, coords=along_samples, dims=(X.dims[0], *sample_dims))
+    return labelled.rename(None)  # it would bear the key of the Dask array
 
 
 def _map_blocks(

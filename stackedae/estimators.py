@@ -231,7 +231,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             lazy X, when it is computed).
         """
         check_is_fitted(self)
-        return self._map("encode", X, (self._n_features_out,), ("feature",))
+        X = check_samples(self, X, reset=False)
+        return self._map("encode", X, {"feature": self._n_features_out})
 
     def inverse_transform(self, X: Container) -> Container:
         r"""Return the samples that activations of the last layer stand for.
@@ -254,7 +255,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"X has shape {tuple(X.shape)}, and the last layer has {n_hidden} features; pass "
                 f"activations of shape (n_samples, {n_hidden}), as transform returns them."
             )
-        return self._map_rows("decode", X, self.sample_shape_, _dims_of(self.sample_shape_))
+        return self._map("decode", X, _named(self.sample_shape_))
 
     def reconstruct(self, X: Container) -> Container:
         """Return samples after a pass through all layers, up and down again.
@@ -269,7 +270,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         container of the shape of X
             Same container and chunks, lazy if X is.
         """
-        return self._map("reconstruct", X, None, None)
+        check_is_fitted(self)
+        return self._map("reconstruct", check_samples(self, X, reset=False), None)
 
     def reconstruction_error(self, X: Container) -> Container:
         r"""Return :math:`\tfrac12 \lVert r - x \rVert^2` of every sample.
@@ -286,7 +288,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         container of shape (n_samples,)
             Same container and chunks, lazy if X is.
         """
-        return self._map("errors", X, (), ())
+        check_is_fitted(self)
+        return self._map("errors", check_samples(self, X, reset=False), {})
 
     def score_samples(self, X: Container) -> Container:
         """Return minus the reconstruction error of every sample: higher is more normal.
@@ -425,29 +428,13 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def _n_features_out(self) -> int:
         return self.layers_[-1].cost.n_hidden
 
-    def _map(
-        self,
-        method: str,
-        X: Container,
-        sample_shape: tuple[int, ...] | None,
-        dims: tuple[str, ...] | None,
-    ) -> Container:
-        check_is_fitted(self)
-        X = check_samples(self, X, reset=False)
-        return self._map_rows(
-            method, X, X.shape[1:] if sample_shape is None else sample_shape, dims
-        )
-
-    def _map_rows(
-        self, method: str, X: Container, sample_shape: tuple[int, ...], dims: Any
-    ) -> Container:
+    def _map(self, method: str, X: Container, sample_dims: Mapping[str, int] | None) -> Container:
         stack = Stack(self.layers_)
         return map_samples(
             getattr(stack, method),
             X,
-            sample_shape=sample_shape,
-            dims=dims,
-            dtype=stack.layers[0].params.dtype,
+            sample_dims=sample_dims,
+            dtype=self.components_.dtype,
             name=f"stackedae-{method}",
         )
 
@@ -533,10 +520,11 @@ def _as_float(name: str, value: Any) -> float:
         raise ArgumentError(name, value, "is no number", "pass a float") from error
 
 
-def _dims_of(sample_shape: tuple[int, ...]) -> tuple[str, ...]:
+def _named(sample_shape: tuple[int, ...]) -> dict[str, int]:
+    """Return the dimensions of a sample of this shape by the names that users expect."""
     names = {1: ("feature",), 2: ("y", "x"), 3: ("y", "x", "channel")}
     numbered = tuple(f"dim_{i + 1}" for i in range(len(sample_shape)))
-    return names.get(len(sample_shape), numbered)
+    return dict(zip(names.get(len(sample_shape), numbered), sample_shape, strict=True))
 
 
 def _plain(value: Any) -> Any:

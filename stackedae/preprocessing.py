@@ -121,8 +121,7 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return map_samples(
             partial(normalise_contrast, bound=self._bound(), low=low, high=high),
             X,
-            sample_shape=X.shape[1:],
-            dims=None,
+            sample_dims=None,
             dtype=np.result_type(X.dtype, np.float32),
             name="stackedae-normalize",
         )
