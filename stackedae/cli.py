@@ -25,6 +25,7 @@ from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import filter_montage, filters_of
 from stackedae.preprocessing import ContrastNormalizer
 from stackedae.storage import kind_of, new_samples, open_samples, refuse_existing
+from stackedae.training import DTYPES, SOLVERS
 
 _ZOOM = 12
 
@@ -147,7 +148,7 @@ def extract(
 )
 @click.option(
     "--activation",
-    type=click.Choice(list(ACTIVATIONS)),
+    type=click.Choice(tuple(ACTIVATIONS)),
     default="logistic",
     show_default=True,
     help="Of hidden units.",
@@ -172,7 +173,7 @@ def extract(
 )
 @click.option(
     "--solver",
-    type=click.Choice(["lbfgs", "gd"]),
+    type=click.Choice(SOLVERS),
     default="lbfgs",
     show_default=True,
     help="How to minimise.",
@@ -183,7 +184,7 @@ def extract(
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float64"]),
+    type=click.Choice(DTYPES),
     default="float32",
     show_default=True,
     help="Precision of the arithmetic.",

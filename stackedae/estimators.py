@@ -21,7 +21,7 @@ from stackedae.persistence import load_model, save_model
 from stackedae.samples import check_samples
 from stackedae.solvers import Status
 from stackedae.storage import StoreLike
-from stackedae.training import LayerSettings, Record, TrainingSettings, train_stack
+from stackedae.training import DTYPES, SOLVERS, LayerSettings, Record, TrainingSettings, train_stack
 
 _WEIGHTS = ("alpha", "sparsity_target", "sparsity_weight")
 _PER_LAYER = ("activation", "output_activation", *_WEIGHTS)
@@ -476,7 +476,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return values
 
     def _training_settings(self) -> TrainingSettings:
-        for name, choices in (("solver", ("lbfgs", "gd")), ("dtype", ("float32", "float64"))):
+        for name, choices in (("solver", SOLVERS), ("dtype", DTYPES)):
             if getattr(self, name) not in choices:
                 raise ArgumentError(
                     name, getattr(self, name), "is unknown", f"choose from {', '.join(choices)}"

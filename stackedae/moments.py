@@ -1,13 +1,12 @@
-"""What the rows are like: sums that chunks contribute to a survey, a mean and a covariance."""
+"""What rows are like: their range, mean and covariance, from sums that chunks contribute."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from stackedae.layout import Array, Layout, Vector
+from stackedae.layout import Array, Vector
 from stackedae.memory import row_blocks
 
 MAX_FULL_COVARIANCE = 2048
@@ -71,31 +70,32 @@ def scatter_sums(center: Vector, X: Array) -> Vector:
     return total.ravel()
 
 
-@dataclass(frozen=True)
-class Survey:
-    """Sums over a look at every entry once.
+def survey_sums(X: Array) -> Vector:
+    """Return the number of entries outside [0, 1], and the sum of every column of X.
 
     Parameters
     ----------
-    n_features : int
-        Columns of the rows.
+    X : ndarray of shape (n_rows, n_features)
+        Rows.
+
+    Returns
+    -------
+    ndarray of shape (1 + n_features,), float64
+        Additive over rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stackedae.moments import survey_sums
+    >>> survey_sums(np.array([[0.0, 1.0], [0.5, 1.5]]))
+    array([1. , 0.5, 2.5])
     """
-
-    n_features: int
-
-    @property
-    def layout(self) -> Layout:
-        """Layout of the sums: rows, entries outside [0, 1], and column sums."""
-        return Layout.of(n_rows=(), n_outside_unit=(), columns=(self.n_features,))
-
-    def chunk_sums(self, X: Array) -> Vector:
-        """Return the sums over the rows of X, additive over rows, float64."""
-        sums: dict[str, Any] = {
-            "n_rows": np.float64(len(X)),
-            "n_outside_unit": np.float64(np.count_nonzero((X < 0) | (X > 1))),
-            "columns": X.sum(axis=0, dtype=np.float64),
-        }
-        return self.layout.pack(sums)
+    total = np.zeros(1 + X.shape[1])
+    for rows in row_blocks(len(X)):
+        block = X[rows]
+        total[0] += np.count_nonzero((block < 0) | (block > 1))
+        total[1:] += block.sum(axis=0, dtype=np.float64)
+    return total
 
 
 def first_bad_row(X: Array) -> int:

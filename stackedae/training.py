@@ -16,8 +16,7 @@ from stackedae.containers import Container, as_array, cut_into_shards, refuse_ba
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import DataError
 from stackedae.layers import Layer, Stack
-from stackedae.layout import Vector
-from stackedae.moments import Moments, Survey, first_bad_row, scatter_sums
+from stackedae.moments import Moments, first_bad_row, scatter_sums, survey_sums
 from stackedae.objective import DaskObjective
 from stackedae.solvers import (
     LBFGS,
@@ -33,6 +32,10 @@ Record = dict[str, Any]
 """What `history_` says of one iteration."""
 
 OnIteration = Callable[[Record], None]
+
+
+SOLVERS = ("lbfgs", "gd")
+DTYPES = ("float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,12 @@ def train_layer(
     on_step: Callable[[SolverState], None],
 ) -> Layer:
     """Train one layer on rows that the workers hold."""
-    mean, all_in_unit_interval = _survey(shards)
+    n_outside_unit, *column_sums = shards.sum(survey_sums, name="stackedae-survey")
     output_activation = settings.output_activation
     if output_activation == "auto":
-        output_activation = "logistic" if all_in_unit_interval else "identity"
+        output_activation = "identity" if n_outside_unit else "logistic"
     cost = settings.cost(shards.n_features, output_activation)
+    mean = np.array(column_sums) / shards.n_rows
     scatter = shards.sum(scatter_sums, mean, name="stackedae-covariance")
     moments = Moments.from_sums(mean, scatter, shards.n_rows)
     state = minimize(
@@ -148,13 +152,6 @@ def train_layer(
         mean_activations=state.evaluation.means["activations"],
         status=state.status,
     )
-
-
-def _survey(shards: Shards) -> tuple[Vector, bool]:
-    """Return the mean row, and whether every entry lies in [0, 1]."""
-    survey = Survey(shards.n_features)
-    sums = survey.layout.unpack(shards.sum(survey.chunk_sums, name="stackedae-survey"))
-    return sums["columns"] / sums["n_rows"], not sums["n_outside_unit"]
 
 
 def _solver(cost: AutoEncoderCost, moments: Moments, training: TrainingSettings) -> Descent:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stackedae.moments import MAX_FULL_COVARIANCE, Moments, Survey, first_bad_row, scatter_sums
+from stackedae.moments import MAX_FULL_COVARIANCE, Moments, first_bad_row, scatter_sums, survey_sums
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,13 @@ def test_many_columns_give_variances_only():
 
 
 def test_survey_counts_what_lies_outside():
-    survey = Survey(2)
-    sums = survey.layout.unpack(survey.chunk_sums(np.array([[0.0, 1.0], [1.1, -0.1], [0.5, 0.5]])))
-    assert sums["n_rows"] == 3
-    assert sums["n_outside_unit"] == 2
-    assert sums["columns"] == pytest.approx([1.6, 1.4])
+    X = np.array([[0.0, 1.0], [1.1, -0.1], [0.5, 0.5]])
+    expected = pytest.approx([2, 1.6, 1.4])
+    assert survey_sums(X) == expected
+    assert survey_sums(X[:1]) + survey_sums(X[1:]) == expected
+    many = np.random.default_rng(0).normal(size=(3000, 4))
+    outside = ((many < 0) | (many > 1)).sum()
+    assert survey_sums(many) == pytest.approx([outside, *many.sum(axis=0)])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
