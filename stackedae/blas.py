@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy  # noqa: F401 (its BLAS is found only once it is loaded)
 import threadpoolctl
 
 

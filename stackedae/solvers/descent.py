@@ -66,7 +66,7 @@ class Descent(ABC):
             state = replace(state, n_evaluations=state.n_evaluations + found.n_trials)
         if found.trial is None:
             status = Status.LINE_SEARCH_FAILED if found.saw_finite else Status.NOT_FINITE
-            return replace(state, status=status)
+            return replace(state, status=status, step_length=0.0)
         return replace(
             state,
             params=found.trial.params,

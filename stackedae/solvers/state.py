@@ -43,8 +43,8 @@ class SolverState:
     """State after some iterations.
 
     `step` of a solver returns a new state and changes no array of the old one. What changes when:
-    `params`, `evaluation`, `step_length`, `costs` and `pairs` with every accepted step;
-    `iteration` and `n_evaluations` with every call; `status` once, at the end.
+    `params`, `evaluation`, `costs` and `pairs` with every accepted step; `iteration`,
+    `n_evaluations` and `step_length` with every call; `status` once, at the end.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class SolverState:
     n_evaluations : int
         Evaluations of the objective by the last step alone.
     step_length : float
-        Length of the last accepted step, in units of its direction.
+        Length of the last step, in units of its direction; 0 if it could not be taken.
     costs : tuple of float
         Costs at the last accepted points, oldest first, at most `COST_WINDOW` + 1 of them.
     pairs : tuple of (ndarray, ndarray)

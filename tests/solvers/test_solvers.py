@@ -180,6 +180,7 @@ def test_a_gradient_that_lies_is_a_failed_line_search():
     state = minimize(LBFGS(), lambda p: Evaluation(float(p @ p), -2 * p), np.ones(3))
     assert state.status is Status.LINE_SEARCH_FAILED
     assert "disagree" in state.status.advice
+    assert state.step_length == 0
     assert (state.params == 1).all()
 
 
