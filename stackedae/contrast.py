@@ -11,7 +11,7 @@ from stackedae.memory import row_blocks
 def centred_squares(X: Array) -> float:
     """Return Σ (x − mean of its row)² over all entries of X; additive over rows."""
     total = 0.0
-    for rows in row_blocks(len(X)):
+    for rows in row_blocks(len(X), X.shape[1]):
         centred = X[rows] - X[rows].mean(axis=1, keepdims=True, dtype=np.float64)
         total += float(np.vdot(centred, centred))
     return total

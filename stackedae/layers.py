@@ -105,6 +105,6 @@ class Stack:
     def _by_blocks(self, function: Callable[[Array], Array], X: Array, n_columns: int) -> Array:
         dtype = self.layers[0].params.dtype
         out = np.empty((len(X), n_columns), dtype)
-        for rows in row_blocks(len(X)):
+        for rows in row_blocks(len(X), X.shape[1]):
             out[rows] = function(X[rows].astype(dtype, copy=False))
         return out

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 
 MIB = 2**20
 
-BLOCK_ROWS = 1024
-"""Rows per pass through a kernel: few enough that the activations of a block stay in cache, and
-fixed, so that the bits of a sum do not depend on the machine."""
+CACHE_BYTES = MIB // 2
+"""Part of a second-level cache that a block of rows, its reconstruction and its error may take."""
+
+MIN_BLOCK_ROWS, BLOCK_ROWS, MAX_BLOCK_ROWS = 512, 1024, 4096
+"""Rows of a block: where it fits the cache, where it cannot, and at most."""
 
 MIN_SHARD_BYTES = MIB
 """Below this, the overhead of a task (about a millisecond) outweighs its work."""
@@ -27,17 +29,35 @@ BUFFER_BYTES = 128 * MIB
 """What the client holds of an array that it writes."""
 
 
-def row_blocks(n_rows: int) -> Iterator[slice]:
-    """Cut rows into blocks of `BLOCK_ROWS`, the last one shorter.
+def rows_per_block(n_features: int) -> int:
+    """Return the rows that pass through a kernel at a time: a power of two.
+
+    As many as stay in cache together with what is computed of them, if these are enough to make the
+    overhead of a block small; wide rows do not fit, and go by `BLOCK_ROWS`. The machine has no say:
+    a block is summed up in the precision of the arithmetic, so the bits depend on its size.
+
+    Examples
+    --------
+    >>> from stackedae.memory import rows_per_block
+    >>> rows_per_block(64), rows_per_block(784), rows_per_block(1)
+    (512, 1024, 4096)
+    """
+    fitting = 2 ** int(math.log2(max(1, CACHE_BYTES // (3 * 4 * n_features))))
+    return min(fitting, MAX_BLOCK_ROWS) if fitting >= MIN_BLOCK_ROWS else BLOCK_ROWS
+
+
+def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
+    """Cut rows into blocks of `rows_per_block`, the last one shorter.
 
     Examples
     --------
     >>> from stackedae.memory import row_blocks
-    >>> list(row_blocks(1500))
+    >>> list(row_blocks(1500, 784))
     [slice(0, 1024, None), slice(1024, 1500, None)]
     """
-    for start in range(0, n_rows, BLOCK_ROWS):
-        yield slice(start, min(start + BLOCK_ROWS, n_rows))
+    step = rows_per_block(n_features)
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
 
 
 def rows_per_shard(n_rows: int, row_bytes: int) -> int:

@@ -64,7 +64,7 @@ def scatter_sums(center: Vector, X: Array) -> Vector:
     full = d <= MAX_FULL_COVARIANCE
     total = np.zeros((d, d) if full else d)
     dtype = np.result_type(X.dtype, np.float32)
-    for rows in row_blocks(len(X)):
+    for rows in row_blocks(len(X), X.shape[1]):
         block = (X[rows] - center).astype(dtype)
         total += block.T @ block if full else np.einsum("ij,ij->j", block, block)
     return total.ravel()
@@ -91,7 +91,7 @@ def survey_sums(X: Array) -> Vector:
     array([1. , 0.5, 2.5])
     """
     total = np.zeros(1 + X.shape[1])
-    for rows in row_blocks(len(X)):
+    for rows in row_blocks(len(X), X.shape[1]):
         block = X[rows]
         total[0] += np.count_nonzero((block < 0) | (block > 1))
         total[1:] += block.sum(axis=0, dtype=np.float64)

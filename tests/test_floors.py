@@ -8,7 +8,7 @@ import stackedae
 PACKAGE = Path(stackedae.__file__).parent
 
 FLOORS = [
-    {"errors", "evaluation", "layout", "_version"},
+    {"arrays", "errors", "evaluation", "layout", "_version"},
     {"contrast", "costs", "layers", "memory", "moments", "solvers", "windows"},
     {"blas", "cluster", "containers", "images", "objective", "storage"},
     {"patches", "persistence", "preprocessing", "samples", "training"},

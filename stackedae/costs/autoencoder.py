@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from stackedae.arrays import (
+    AnyArray,
+    beside,
+    cast,
+    to_numpy,
+)
 from stackedae.costs.activations import ACTIVATIONS, Activation
+from stackedae.costs.kernel import Kernel
 from stackedae.costs.preconditioner import AutoEncoderPreconditioner, regularised_inverse
 from stackedae.errors import ArgumentError, DataError
 from stackedae.evaluation import Evaluation
 from stackedae.layout import Array, Layout, Vector
-from stackedae.memory import BLOCK_ROWS, row_blocks
+from stackedae.memory import row_blocks
 from stackedae.moments import Moments
 
 _KL_EDGE = np.finfo(np.float64).eps
@@ -70,8 +78,9 @@ class AutoEncoderCost:
     :math:`f'(z)\,x^T` and :math:`f'(z)` as well, and `finish` adds c times these:
     one pass over the data gives the exact gradient.
 
-    The cost of a chunk of m rows is 10·m·d·h floating-point operations, 12·m·d·h with a
-    sparsity term.
+    A chunk of m rows takes 10·m·d·h floating-point operations, 12·m·d·h with a sparsity term.
+    Where all rows are at hand (`evaluate`), their codes are kept until :math:`\hat\rho` is known,
+    and it is 10 in either case.
 
     References
     ----------
@@ -231,16 +240,20 @@ class AutoEncoderCost:
         P = self.layout.unpack(params)
         return _affine(A, P["W2"], P["b2"], self._g)
 
-    def chunk_sums(self, params: Vector, X: Array) -> Vector:
+    def chunk_sums(self, params: Vector, X: AnyArray, out: Vector | None = None) -> Vector:
         """Sum over the rows of X everything that the cost and its gradient need.
 
         Parameters
         ----------
         params : ndarray of shape (layout.size,)
             Parameters.
-        X : ndarray of shape (n_rows, n_features)
-            Rows. Arithmetic is in float64 if they are float64 or wide integers, else in float32;
-            blocks of rows are summed up in float64.
+        X : array of shape (n_rows, n_features)
+            Rows, in NumPy or any library with the array API: the work is done there. Arithmetic is
+            in float64 if they are float64 or wide integers, else in float32; blocks of rows are
+            cast one at a time, and summed up in float64.
+        out : ndarray of shape (sums_layout.size,), float64, or None
+            Sums over rows that came before: added to, and returned. Where these rows fill whole
+            blocks (`stackedae.memory.rows_per_block`), the bits are those of one call for all rows.
 
         Returns
         -------
@@ -252,18 +265,110 @@ class AutoEncoderCost:
         ArgumentError
             If X is not two-dimensional with `n_features` columns.
         """
+        kernel = self._kernel(params, X, begin=out)
+        for rows in row_blocks(X.shape[0], self.n_features):
+            x = cast(X[rows, :], kernel.dtype)
+            a = kernel.buffers_for(x.shape[0]).codes
+            kernel.encode(x, a)
+            kernel.backpropagate(x, a)
+        return kernel.sums(out)
+
+    def forward(
+        self, params: Vector, X: AnyArray, codes: AnyArray | None = None
+    ) -> tuple[AnyArray, Vector]:
+        """Return the codes of all rows, to be kept for `backward`, and the sum of activations.
+
+        Where the codes of all rows can be kept until their mean is known, `forward` and `backward`
+        together take a product less than `chunk_sums`.
+
+        Parameters
+        ----------
+        params : ndarray of shape (layout.size,)
+            Parameters.
+        X : array of shape (n_rows, n_features)
+            Rows.
+        codes : array of shape (n_rows, n_hidden + 1) or None
+            What an earlier call returned, to be overwritten; new memory costs time.
+
+        Returns
+        -------
+        codes : array of shape (n_rows, n_hidden + 1)
+            Hidden activations, and a unit that is always 1.
+        activation : ndarray of shape (n_hidden,), float64
+            Their sum over rows; additive.
+        """
+        kernel = self._kernel(params, X)
+        if codes is None:
+            codes = kernel.empty(X.shape[0], self.n_hidden + 1)
+        activation = beside(X, np.zeros(self.n_hidden + 1), "float64")
+        for rows in row_blocks(X.shape[0], self.n_features):
+            kernel.encode(cast(X[rows, :], kernel.dtype), codes[rows, :])
+            activation += kernel.part["activation"]
+        return codes, to_numpy(activation)[:-1]
+
+    def backward(
+        self,
+        params: Vector,
+        mean_activations: Vector,
+        X: AnyArray,
+        codes: AnyArray,
+        activation: Vector,
+    ) -> Vector:
+        """Return what `chunk_sums` returns, given the mean activations over *all* rows.
+
+        Parameters
+        ----------
+        params : ndarray of shape (layout.size,)
+            Parameters.
+        mean_activations : ndarray of shape (n_hidden,)
+            What the sums of `forward` over all rows come to.
+        X : array of shape (n_rows, n_features)
+            Rows.
+        codes, activation : array of shape (n_rows, n_hidden + 1), ndarray of shape (n_hidden,)
+            What `forward` returned for them; the codes are overwritten.
+
+        Returns
+        -------
+        ndarray of shape (sums_layout.size,), float64
+            For `finish`. The sparsity term is in the sums for W1 and b1, whose gradients need
+            nothing else: "slope_x" and "slope" are zero.
+        """
+        slope = self._divergence(mean_activations)[1] if self._sparse else None
+        kernel = self._kernel(params, X, slope=slope)
+        for rows in row_blocks(X.shape[0], self.n_features):
+            kernel.backpropagate(cast(X[rows, :], kernel.dtype), codes[rows, :])
+        total = kernel.sums()
+        self.sums_layout.unpack(total)["activation"][...] = activation
+        return total
+
+    def evaluate(self, params: Vector, X: AnyArray) -> Evaluation:
+        """Return the cost and its gradient over the rows of X, all of which are at hand.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from stackedae.costs import AutoEncoderCost
+        >>> cost = AutoEncoderCost(n_features=3, n_hidden=2)
+        >>> params = cost.initial_params(np.random.default_rng(0))
+        >>> X = np.random.default_rng(1).random((5, 3))
+        >>> here, summed = cost.evaluate(params, X), cost.finish(params, cost.chunk_sums(params, X))
+        >>> bool(np.allclose(here.gradient, summed.gradient, rtol=1e-12))
+        True
+        """
+        if not self._sparse:
+            return self.finish(params, self.chunk_sums(params, X))
+        codes, activation = self.forward(params, X)
+        mean = activation / max(1, X.shape[0])
+        sums = self.backward(params, mean, X, codes, activation)
+        return self.finish(params, sums)
+
+    def _kernel(self, params: Vector, X: AnyArray, **options: Any) -> Kernel:
         if X.ndim != 2 or X.shape[1] != self.n_features:
             raise ArgumentError(
                 "X.shape", X.shape, "does not fit the cost", f"pass (n_rows, {self.n_features})"
             )
-        dtype = np.result_type(X.dtype, np.float32)
-        total = self.sums_layout.zeros()
-        sums = self.sums_layout.unpack(total)
-        sums["n_rows"][...] = len(X)
-        kernel = _Kernel(self, self.layout.unpack(params.astype(dtype)), min(len(X), BLOCK_ROWS))
-        for rows in row_blocks(len(X)):
-            kernel.add(X[rows].astype(dtype, copy=False), sums)
-        return total
+        P = self.layout.unpack(params)
+        return Kernel(self._f, self._g, self.sums_layout, P, X, **options)
 
     def finish(self, params: Vector, sums: Vector) -> Evaluation:
         """Turn sums over all rows into the cost and its gradient.
@@ -321,55 +426,8 @@ class AutoEncoderCost:
 
 
 def _affine(X: Array, W: Array, b: Array, activation: Activation) -> Array:
-    out = X @ W.T
-    out += b
-    activation.apply(out)
+    scale = W.dtype.type(activation.scale)  # a power of two: nothing is rounded
+    out = X @ (scale * W.T)
+    out += scale * b
+    activation.apply(np, out)
     return out
-
-
-class _Kernel:
-    """The products of one block of rows, in buffers that all blocks of a chunk share."""
-
-    def __init__(self, cost: AutoEncoderCost, P: dict[str, Array], rows: int) -> None:
-        d, h = cost.n_features, cost.n_hidden
-        dtype = P["W1"].dtype
-        self.f, self.g, self.sparse, self.P = cost._f, cost._g, cost._sparse, P
-        self.hidden = np.empty((rows, h), dtype)
-        self.output = np.empty((rows, d), dtype)
-        self.error = np.empty((rows, d), dtype)
-        # δ2 without its sparsity part and f'(z) lie side by side, so that
-        # one product with X gives both sums that the gradient of W1 needs.
-        self.delta = np.empty((rows, 2 * h if cost._sparse else h), dtype)
-        self.ones = np.ones(rows, dtype)
-
-    def add(self, X: Array, sums: dict[str, Array]) -> None:
-        """Add the sums over the rows of X."""
-        m, h = len(X), self.hidden.shape[1]
-        P, ones = self.P, self.ones[:m]
-        a, r, e, delta = self.hidden[:m], self.output[:m], self.error[:m], self.delta[:m]
-
-        np.matmul(X, P["W1"].T, out=a)
-        a += P["b1"]
-        self.f.apply(a)
-        np.matmul(a, P["W2"].T, out=r)
-        r += P["b2"]
-        self.g.apply(r)
-
-        np.subtract(r, X, out=e)
-        sums["squared_error"] += np.vdot(e, e)
-        sums["activation"] += ones @ a
-        self.g.times_derivative(e, r)
-        sums["W2"] += e.T @ a
-        sums["b2"] += ones @ e
-
-        np.matmul(e, P["W2"], out=delta[:, :h])
-        self.f.times_derivative(delta[:, :h], a)
-        if self.sparse:
-            delta[:, h:] = 1.0
-            self.f.times_derivative(delta[:, h:], a)
-        product, column_sums = delta.T @ X, ones @ delta
-        sums["W1"] += product[:h]
-        sums["b1"] += column_sums[:h]
-        if self.sparse:
-            sums["slope_x"] += product[h:]
-            sums["slope"] += column_sums[h:]

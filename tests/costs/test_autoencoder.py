@@ -1,6 +1,7 @@
 from itertools import product
 from pathlib import Path
 
+import array_api_strict
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 
 from stackedae.costs import ACTIVATIONS, AutoEncoderCost
 from stackedae.errors import ArgumentError, DataError
+from stackedae.memory import MAX_BLOCK_ROWS
 from stackedae.moments import Moments, scatter_sums
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -237,3 +239,40 @@ def test_no_rows_are_refused():
     params = cost.layout.zeros()
     with pytest.raises(DataError, match="no rows"):
         cost.finish(params, cost.chunk_sums(params, np.zeros((0, 4))))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize(("activation", "output"), [("logistic", "identity"), ("tanh", "relu")])
+def test_other_array_libraries_do_the_work_where_the_rows_are(activation, output, dtype):
+    # array-api-strict refuses what the standard does not promise, and a stray
+    # np.asarray of what is on its second device.
+    cost = AutoEncoderCost(6, 4, activation=activation, output_activation=output)
+    rng = np.random.default_rng(1)
+    params, X = rng.normal(size=cost.layout.size), (9 * rng.random((5000, 6))).astype(dtype)
+    there = array_api_strict.asarray(X, device=array_api_strict.Device("device1"))
+    assert cost.chunk_sums(params, there).tobytes() == cost.chunk_sums(params, X).tobytes()
+    here = cost.evaluate(params, X)
+    assert cost.evaluate(params, there).gradient.tobytes() == here.gradient.tobytes()
+
+
+@pytest.mark.parametrize("sparsity_weight", [0.0, 2.0])
+@pytest.mark.parametrize("activation", ["logistic", "tanh"])
+def test_keeping_the_codes_gives_the_same(activation, sparsity_weight):
+    cost = AutoEncoderCost(6, 4, activation=activation, sparsity_weight=sparsity_weight)
+    rng = np.random.default_rng(1)
+    params, X = rng.normal(size=cost.layout.size), rng.random((5000, 6))
+    kept, summed = cost.evaluate(params, X), evaluate(cost, params, X)
+    assert kept.cost == pytest.approx(summed.cost, rel=1e-14)
+    assert kept.gradient == pytest.approx(summed.gradient, rel=1e-10)
+    assert kept.means["activations"] == pytest.approx(summed.means["activations"], rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_going_on_from_sums_gives_the_same_bits(dtype):
+    cost = AutoEncoderCost(6, 4)
+    rng = np.random.default_rng(1)
+    params, X = rng.normal(size=cost.layout.size), (9 * rng.random((30_000, 6))).astype(dtype)
+    sums = None
+    for start in range(0, len(X), 2 * MAX_BLOCK_ROWS):
+        sums = cost.chunk_sums(params, X[start : start + 2 * MAX_BLOCK_ROWS], sums)
+    assert sums.tobytes() == cost.chunk_sums(params, X).tobytes()

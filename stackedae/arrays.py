@@ -1,0 +1,81 @@
+"""Arrays of whatever library holds the rows: NumPy, CuPy, or any other with the array API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import array_api_compat
+import numpy as np
+from numpy.typing import DTypeLike
+
+AnyArray = Any
+"""An array of any library with the array API standard."""
+
+
+def namespace_of(x: AnyArray) -> Any:
+    """Return the array namespace of x; NumPy itself for an ndarray."""
+    return np if isinstance(x, np.ndarray) else array_api_compat.array_namespace(x)
+
+
+def into(out: AnyArray, function: Callable[..., AnyArray], *arguments: Any) -> AnyArray:
+    """Write ``function(*arguments)`` to `out`, without a temporary where the library knows how.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stackedae.arrays import into
+    >>> z = np.zeros(2)
+    >>> into(z, np.cos, z)
+    array([1., 1.])
+    """
+    if isinstance(out, np.ndarray) or array_api_compat.is_cupy_array(out):
+        return function(*arguments, out=out)
+    out[...] = function(*arguments)
+    return out
+
+
+def arithmetic_dtype(x: AnyArray) -> str:
+    """Return "float64" for arrays of float64 or integers of 32 bits and more, else "float32"."""
+    xp = namespace_of(x)
+    if isinstance(x, np.ndarray):
+        return str(np.result_type(x.dtype, np.float32))
+    if xp.isdtype(x.dtype, "real floating"):
+        bits = xp.finfo(x.dtype).bits
+        return "float64" if bits > 32 else "float32"
+    wide = xp.isdtype(x.dtype, "integral") and xp.iinfo(x.dtype).bits > 16
+    return "float64" if wide else "float32"
+
+
+def cast(x: AnyArray, dtype: str) -> AnyArray:
+    """Return x in another dtype, itself if it is that already."""
+    if isinstance(x, np.ndarray):
+        return x.astype(dtype, copy=False)
+    xp = namespace_of(x)
+    return xp.astype(x, getattr(xp, dtype), copy=False)
+
+
+def beside(x: AnyArray, values: np.ndarray[Any, Any], dtype: DTypeLike) -> AnyArray:
+    """Return a copy of NumPy `values` in the library and on the device of x."""
+    copied = np.array(values, dtype)
+    if isinstance(x, np.ndarray):
+        return copied
+    return namespace_of(x).asarray(copied, device=array_api_compat.device(x))
+
+
+def empty_beside(x: AnyArray, shape: tuple[int, ...], dtype: str) -> AnyArray:
+    """Return an array of any values in the library and on the device of x."""
+    if isinstance(x, np.ndarray):
+        return np.empty(shape, dtype)
+    xp = namespace_of(x)
+    return xp.empty(shape, dtype=getattr(xp, dtype), device=array_api_compat.device(x))
+
+
+def to_numpy(x: AnyArray) -> np.ndarray[Any, Any]:
+    """Return x as an ndarray, from whatever device it is on."""
+    if isinstance(x, np.ndarray):
+        return x
+    if array_api_compat.is_cupy_array(x):
+        return np.asarray(x.get())
+    home = namespace_of(x).__array_namespace_info__().default_device()
+    return np.asarray(array_api_compat.to_device(x, home))
