@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,25 +55,59 @@ class Kernel:
         begin: Vector | None = None,
         slope: Array | None = None,
     ) -> None:
-        self.f, self.g, self.sums_layout, self.xp, self.like = f, g, sums_layout, namespace_of(X), X
-        self.dtype = arithmetic_dtype(X)
-        hidden_bias = np.append(self.f.scale * P["b1"], self.f.unit)
-        self.W1 = self.send(np.pad(self.f.scale * P["W1"].T, ((0, 0), (0, 1))))
-        self.b1 = self.send(hidden_bias)
-        self.W2 = self.send(self.g.scale * np.vstack((P["W2"].T, P["b2"])))
-        self.W2_back = self.send(np.pad(P["W2"], ((0, 0), (0, 1))))
+        self.f, self.g, self.sums_layout, self.P = f, g, sums_layout, P
+        self.xp, self.like, self.dtype = namespace_of(X), X, arithmetic_dtype(X)
+        self.begin = begin
         self.slope = None if slope is None else self.send(np.append(slope, 0.0))
         self.sums_slope = slope is None and "slope" in sums_layout.slices
-        # The sums of one block lie in one vector, so that one addition, in
-        # float64, brings all of them to those of the blocks before.
-        self.layout = _with_unit(sums_layout)
-        self.total = beside(X, self.widened(begin), "float64")
-        self.block = beside(X, self.layout.zeros(), self.dtype)
-        self.part = {
+        self.layout = _with_unit(sums_layout, self.sums_slope)
+        self.current = self.buffers
+
+    # What not every use of a kernel needs is made when it is.
+
+    @cached_property
+    def W1(self) -> AnyArray:
+        """Encoder weights (d, k), for scaled z."""
+        return self.send(np.pad(self.f.scale * self.P["W1"].T, ((0, 0), (0, 1))))
+
+    @cached_property
+    def b1(self) -> AnyArray:
+        """Encoder biases (k,), for scaled z."""
+        return self.send(np.append(self.f.scale * self.P["b1"], self.f.unit))
+
+    @cached_property
+    def W2(self) -> AnyArray:
+        """Decoder weights and biases (k, d), for scaled z."""
+        return self.send(self.g.scale * np.vstack((self.P["W2"].T, self.P["b2"])))
+
+    @cached_property
+    def W2_back(self) -> AnyArray:
+        """Decoder weights (d, k), for errors on their way back."""
+        return self.send(np.pad(self.P["W2"], ((0, 0), (0, 1))))
+
+    @cached_property
+    def total(self) -> AnyArray:
+        """Sums over all blocks: float64, where X is."""
+        return beside(self.like, self.widened(self.begin), "float64")
+
+    @cached_property
+    def block(self) -> AnyArray:
+        """Sums over one block, in one vector: one addition brings all of them to the total."""
+        return self.send(self.layout.zeros())
+
+    @cached_property
+    def part(self) -> dict[str, AnyArray]:
+        """The segments of `block`."""
+        return {
             name: self.xp.reshape(self.block[self.layout.slices[name]], shape)
             for name, shape in self.layout.shapes
         }
-        self.buffers = self.current = _Buffers(self, min(X.shape[0], rows_per_block(X.shape[1])))
+
+    @cached_property
+    def buffers(self) -> _Buffers:
+        """Buffers for a whole block, or for all rows if they are fewer."""
+        n_rows, d = self.like.shape
+        return _Buffers(self, min(n_rows, rows_per_block(d)))
 
     def send(self, values: Array) -> AnyArray:
         """Return values where X is, in the precision of the arithmetic."""
@@ -104,7 +139,8 @@ class Kernel:
         wide = self.layout.unpack(to_numpy(self.total))
         wide["b2"] = wide["W2"][:, -1]
         for name, values in self.sums_layout.unpack(total).items():
-            values[...] = _begin(wide[name], values.shape)
+            if name in wide:
+                values[...] = _begin(wide[name], values.shape)
         return total
 
     def encode(self, x: AnyArray, a: AnyArray) -> None:
@@ -144,7 +180,7 @@ class Kernel:
         self.total += self.block
 
 
-def _with_unit(layout: Layout) -> Layout:
+def _with_unit(layout: Layout, with_slope: bool) -> Layout:
     """Lay out sums for one hidden unit more, whose sum for W2 is that for b2."""
     shapes = dict(layout.shapes)
     h, d = shapes["W1"]
