@@ -19,7 +19,7 @@ from stackedae.errors import DataError
 from stackedae.layout import Array
 from stackedae.memory import rows_per_shard, shard_rows
 from stackedae.moments import first_bad_row
-from stackedae.storage import read_lazily
+from stackedae.storage import StoredRows, read_lazily, reader_behind
 
 Container = Any
 """An ndarray (or what becomes one), Dask array, xarray.DataArray or zarr.Array."""
@@ -96,8 +96,13 @@ def cut_into_shards(X: Container, dtype: DTypeLike | None = None) -> Shards:
     d = n_columns(array)
     chunks = array.chunks[0] if isinstance(array, da.Array) else (len(array),)
     rows = shard_rows(chunks, rows_per_shard(len(array), d * stored.itemsize))
-    blocks = [task("stackedae-load", _as_rows, part, stored) for part in _row_parts(array, rows)]
-    return Shards(blocks, rows, d, stored)
+    return Shards(_row_blocks(array, rows, stored), rows, d, stored)
+
+
+def bytes_of_a_read(X: Container) -> int:
+    """Return the bytes that one read of X takes from where it is stored: 0 if that is memory."""
+    array = as_array(X)
+    return int(array.nbytes) if isinstance(array, da.Array) else 0
 
 
 def refuse_bad_rows(X: Container, shard_rows: Sequence[int], first_bad: Sequence[int]) -> None:
@@ -215,12 +220,17 @@ def _on_block_in_task(
         return _on_block(block, f" of chunk {chunk}", function=function, sample_shape=sample_shape)
 
 
-def _row_parts(array: Array | da.Array, rows: tuple[int, ...]) -> list[Any]:
-    if isinstance(array, da.Array):
+def _row_blocks(array: Array | da.Array, rows: tuple[int, ...], dtype: np.dtype[Any]) -> list[Any]:
+    borders = list(pairwise(np.cumsum((0, *rows)).tolist()))
+    if not isinstance(array, da.Array):
+        parts = [literal("stackedae-rows", array[start:stop]) for start, stop in borders]
+    elif (reader := reader_behind(array)) is not None and min(array.chunks[0]) <= max(rows):
+        # Else several shards would decode the same chunk.
+        return [StoredRows(reader, start, stop, dtype) for start, stop in borders]
+    else:
         whole = array.rechunk((rows, *((size,) for size in array.shape[1:])))
-        return list(whole.to_delayed().ravel())
-    borders = np.cumsum((0, *rows))
-    return [literal("stackedae-rows", array[start:stop]) for start, stop in pairwise(borders)]
+        parts = list(whole.to_delayed().ravel())
+    return [task("stackedae-load", _as_rows, part, dtype) for part in parts]
 
 
 def _as_rows(block: Array, dtype: np.dtype[Any]) -> Array:

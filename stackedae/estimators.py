@@ -21,7 +21,15 @@ from stackedae.persistence import load_model, save_model
 from stackedae.samples import check_samples
 from stackedae.solvers import Status
 from stackedae.storage import StoreLike
-from stackedae.training import DTYPES, SOLVERS, LayerSettings, Record, TrainingSettings, train_stack
+from stackedae.training import (
+    BATCHING,
+    DTYPES,
+    SOLVERS,
+    LayerSettings,
+    Record,
+    TrainingSettings,
+    train_stack,
+)
 
 _WEIGHTS = ("alpha", "sparsity_target", "sparsity_weight")
 _PER_LAYER = ("activation", "output_activation", *_WEIGHTS)
@@ -63,8 +71,16 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         β; 0 for no sparsity term.
     solver : {"lbfgs", "gd"}, default="lbfgs"
         L-BFGS, preconditioned by the covariance of the layer's input; or plain gradient descent.
+    batching : {"progressive", "full"}, default="progressive"
+        How "lbfgs" visits the samples. "progressive" starts on small random samples (drawn from
+        every chunk), doubles them for as long as the variance of their gradient calls for it, and
+        ends with steps that see all samples once each, so that `cost_` and `mean_activations_` are
+        over all of them; it gets as far as "full" with about a tenth of the visits. "full" visits
+        all samples in every iteration; so does "gd", and any solver with less than 16,384 samples.
     max_iter : int, default=400
-        Iterations per layer, at most.
+        Iterations per layer, at most: over all samples for "full". For "progressive", on each
+        random sample; a step over all samples takes up to eight of these, and counts as eight (with
+        ten such steps at least).
     tol : float, default=1e-6
         Stop when the relative decrease of the cost over ten iterations and the largest entry of the
         gradient, relative to max(1, \|cost\|), are both at most this; 0 runs to `max_iter`.
@@ -92,7 +108,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     mean_activations_ : list of ndarray of shape (n_hidden,)
         Mean activation of each unit, for each layer.
     history_ : list of dict
-        One per iteration, with keys `layer`, `phase`, `iteration`, `n_rows`, `cost`,
+        One per iteration, with keys `layer`, `phase` ("sample": over a growing sample; "full": over
+        all samples), `iteration`, `n_rows`, `cost`,
         `reconstruction`, `decay`, `sparsity`, `gradient_norm` (Euclidean), `step`, `n_evaluations`,
         `rows_visited`, `bytes_read` and `seconds`; the last four are of this iteration alone.
     n_iter_ : int
@@ -143,6 +160,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         sparsity_target: float | Sequence[float] = 0.05,
         sparsity_weight: float | Sequence[float] = 3.0,
         solver: str = "lbfgs",
+        batching: str = "progressive",
         max_iter: int = 400,
         tol: float = 1e-6,
         dtype: str = "float32",
@@ -156,6 +174,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.sparsity_target = sparsity_target
         self.sparsity_weight = sparsity_weight
         self.solver = solver
+        self.batching = batching
         self.max_iter = max_iter
         self.tol = tol
         self.dtype = dtype
@@ -476,7 +495,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return values
 
     def _training_settings(self) -> TrainingSettings:
-        for name, choices in (("solver", SOLVERS), ("dtype", DTYPES)):
+        for name, choices in (("solver", SOLVERS), ("batching", BATCHING), ("dtype", DTYPES)):
             if getattr(self, name) not in choices:
                 raise ArgumentError(
                     name, getattr(self, name), "is unknown", f"choose from {', '.join(choices)}"
@@ -486,7 +505,13 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             raise ArgumentError("max_iter", self.max_iter, "allows no iteration", "pass 1 or more")
         if not 0 <= self.tol < np.inf:
             raise ArgumentError("tol", self.tol, "is no tolerance", "pass 0 or more")
-        return TrainingSettings(self.solver, int(max_iter), float(self.tol), self.dtype)
+        return TrainingSettings(
+            solver=self.solver,
+            batching=self.batching,
+            max_iter=int(max_iter),
+            tol=float(self.tol),
+            dtype=self.dtype,
+        )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "layers_")

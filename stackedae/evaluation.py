@@ -25,12 +25,19 @@ class Evaluation:
         The parts that `cost` is the sum of.
     means : mapping of str to ndarray
         Averages over all examples that the cost used on the way, such as mean activations.
+    n_rows : int
+        Examples.
+    gradient_variance : float
+        For examples that are a sample: the squared error of the gradient that comes from that,
+        E‖gradient − gradient over all‖², estimated. 0 for all of them.
     """
 
     cost: float
     gradient: Vector
     terms: Mapping[str, float] = field(default_factory=dict)
     means: Mapping[str, Vector] = field(default_factory=dict)
+    n_rows: int = 0
+    gradient_variance: float = 0.0
 
     @property
     def is_finite(self) -> bool:
@@ -43,4 +50,16 @@ class Objective(Protocol):
 
     def __call__(self, params: Vector, /) -> Evaluation:
         """Evaluate the cost and its gradient at `params`."""
+        ...
+
+
+class SampledObjective(Objective, Protocol):
+    """An objective over many examples that offers the same objective over samples of them."""
+
+    def sample(self, number: int, /) -> Objective:
+        """Return the objective over a random sample; another for every number."""
+        ...
+
+    def evaluate(self, params: Vector, /, sample: int) -> Evaluation:
+        """Evaluate at `params` over all examples, and draw the sample of this number meanwhile."""
         ...

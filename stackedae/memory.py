@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 MIB = 2**20
 
@@ -13,7 +14,7 @@ CACHE_BYTES = MIB // 2
 MIN_BLOCK_ROWS, BLOCK_ROWS, MAX_BLOCK_ROWS = 512, 1024, 4096
 """Rows of a block: where it fits the cache, where it cannot, and at most."""
 
-MIN_SHARD_BYTES = MIB
+MIN_SHARD_BYTES = MIB // 4
 """Below this, the overhead of a task (about a millisecond) outweighs its work."""
 
 MAX_SHARD_BYTES = 256 * MIB
@@ -21,6 +22,24 @@ MAX_SHARD_BYTES = 256 * MIB
 
 MAX_SHARDS = 4096
 """Tasks of one evaluation that a scheduler hands out without becoming the limit."""
+
+PORTION_BYTES = 8 * MIB
+"""What a task reads at a time of rows that are not held: large against a request."""
+
+CLIENT_BYTES = 64 * MIB
+"""Rows that the client holds, at most."""
+
+CLIENT_FLOPS = 4e9
+"""Work that is not worth a round trip: some tens of milliseconds of one core, as the trip is."""
+
+SAMPLE_SHARE = 1 / 16
+"""Share of the rows in a sample: the steps on it then cost about what one evaluation does."""
+
+FIRST_SAMPLE_ROWS = 1024
+"""Rows of the smallest sample; a sample of the data that would be smaller is not worth drawing."""
+
+HELD_SHARE = 0.5
+"""Share of the workers' memory for rows; the rest is for what tasks compute."""
 
 CHUNK_BYTES = 8 * MIB
 """Size of the chunks that are written: large against a request, small against a shard."""
@@ -63,32 +82,170 @@ def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
 def rows_per_shard(n_rows: int, row_bytes: int) -> int:
     """Return how many rows a task should take.
 
-    Shards grow with the square root of the data (as many shards as each holds MiB), between 1 MiB
-    and 256 MiB; beyond `MAX_SHARDS` of the largest, they grow with the data.
+    Shards grow with the square root of the data (as many shards as each holds quarters of a MiB),
+    up to 256 MiB; beyond `MAX_SHARDS` of these, they grow with the data.
 
     Examples
     --------
-    64 MiB of data in 8 shards of 8 MiB:
+    64 MiB of data in 16 shards of 4 MiB:
 
     >>> from stackedae.memory import MIB, rows_per_shard
     >>> rows_per_shard(64, MIB)
-    8
+    4
     """
     total = n_rows * row_bytes
-    shard = min(max(math.isqrt(total * MIB), MIN_SHARD_BYTES), MAX_SHARD_BYTES)
+    shard = min(max(math.isqrt(total * MIN_SHARD_BYTES), MIN_SHARD_BYTES), MAX_SHARD_BYTES)
     return max(1, max(shard, total // MAX_SHARDS) // max(row_bytes, 1))
 
 
-def runs_on_client(n_bytes: int) -> bool:
-    """Say whether data are so small that the client works on them itself.
+def rows_per_portion_read(row_bytes: int) -> int:
+    """Return how many rows a task should read at a time: whole blocks of any kernel.
 
     Examples
     --------
-    >>> from stackedae.memory import MIB, runs_on_client
-    >>> runs_on_client(MIB), runs_on_client(2 * MIB)
-    (True, False)
+    >>> from stackedae.memory import rows_per_portion_read
+    >>> rows_per_portion_read(8 * 8 * 4)
+    32768
     """
-    return n_bytes <= MIN_SHARD_BYTES
+    blocks = max(1, PORTION_BYTES // (MAX_BLOCK_ROWS * max(row_bytes, 1)))
+    return blocks * MAX_BLOCK_ROWS
+
+
+def runs_on_client(n_bytes: float, flops: float = 0) -> bool:
+    """Say whether the client works on data itself: they are small, and so is their evaluation.
+
+    Examples
+    --------
+    10,000 patches of 8×8 with 25 hidden units, and the same with ten times as many rows and units:
+
+    >>> from stackedae.memory import runs_on_client
+    >>> runs_on_client(10_000 * 256, 12.0 * 10_000 * 64 * 25)
+    True
+    >>> runs_on_client(100_000 * 256, 12.0 * 100_000 * 64 * 250)
+    False
+    """
+    return n_bytes <= CLIENT_BYTES and flops <= CLIENT_FLOPS
+
+
+def is_worth_sampling(n_rows: int) -> bool:
+    """Say whether data are so many that samples of them are large enough to learn from.
+
+    Examples
+    --------
+    >>> from stackedae.memory import is_worth_sampling
+    >>> is_worth_sampling(16_000), is_worth_sampling(17_000)
+    (False, True)
+    """
+    return n_rows * SAMPLE_SHARE >= FIRST_SAMPLE_ROWS
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Whether rows are held, and why.
+
+    Parameters
+    ----------
+    held : bool
+        Held in memory; else read again (or computed again) for every evaluation.
+    reason : str
+        The numbers that decided.
+    """
+
+    held: bool
+    reason: str
+
+
+def hold_or_stream(n_bytes: int, capacity: float) -> Holding:
+    """Decide whether rows of so many bytes are held by workers of so much memory.
+
+    Examples
+    --------
+    >>> from stackedae.memory import MIB, hold_or_stream
+    >>> hold_or_stream(300 * MIB, 1000 * MIB)
+    Holding(held=True, reason='300 MiB of rows fit into half of 1000 MiB of memory')
+    """
+    fits = n_bytes <= HELD_SHARE * capacity
+    verb = "fit" if fits else "do not fit"
+    reason = (
+        f"{n_bytes / MIB:.0f} MiB of rows {verb} into half of {capacity / MIB:.0f} MiB of memory"
+    )
+    return Holding(fits, reason)
+
+
+READ_RATE = 500e6
+"""Bytes a core reads and decompresses in a second: an order of magnitude, to compare costs with."""
+
+FLOP_RATE = 50e9
+"""Floating-point operations of a core in a second, likewise."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the features of a layer are to be, and why.
+
+    Parameters
+    ----------
+    place : {"held", "recomputed", "spilled"}
+        In memory; computed again for every evaluation; in a scratch store.
+    reason : str
+        The numbers that decided.
+    """
+
+    place: str
+    reason: str
+
+
+def place_features(
+    n_bytes: int,
+    *,
+    held_bytes: int,
+    read_bytes: int,
+    flops: float,
+    n_evaluations: int,
+    capacity: float,
+    may_spill: bool,
+) -> Placement:
+    """Decide where features are that every evaluation of the next layer needs.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Of the features.
+    held_bytes : int
+        Of their input, if that is held.
+    read_bytes : int
+        Of their input, if that has to be read to compute them.
+    flops : float
+        To compute them.
+    n_evaluations : int
+        Over all of them.
+    capacity : float
+        Bytes of memory of all workers.
+    may_spill : bool
+        Whether there is a folder to spill to.
+
+    Examples
+    --------
+    Features too large to hold, of input that is held: cheaper to compute again than to read.
+
+    >>> from stackedae.memory import place_features
+    >>> place_features(
+    ...     10**10, held_bytes=10**10, read_bytes=0, flops=1e11, n_evaluations=50,
+    ...     capacity=3e10, may_spill=True,
+    ... ).place
+    'recomputed'
+    """
+    holding = hold_or_stream(n_bytes + held_bytes, capacity)
+    if holding.held:
+        return Placement("held", holding.reason)
+    again = flops / FLOP_RATE + read_bytes / READ_RATE
+    reading = n_bytes / READ_RATE
+    spilled = reading + (again + reading) / max(1, n_evaluations)
+    reason = f"{holding.reason}, and core seconds an evaluation are {again:.3g} to compute them"
+    if not may_spill:
+        return Placement("recomputed", f"{reason} (no scratch folder is known)")
+    place = "spilled" if spilled < again else "recomputed"
+    return Placement(place, f"{reason}, {spilled:.3g} to read them from a scratch store")
 
 
 def shard_rows(chunk_rows: Sequence[int], target: int) -> tuple[int, ...]:

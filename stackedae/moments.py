@@ -42,7 +42,7 @@ class Moments:
         return cls(mean, covariance if scatter.size == d else covariance.reshape(d, d))
 
 
-def scatter_sums(center: Vector, X: Array) -> Vector:
+def scatter_sums(center: Vector, X: Array, out: Vector | None = None) -> Vector:
     r"""Return :math:`\sum (x - c)(x - c)^T` over the rows of X, flattened and in float64.
 
     Only the diagonal is returned above `MAX_FULL_COVARIANCE` columns. Additive over rows. With the
@@ -55,6 +55,8 @@ def scatter_sums(center: Vector, X: Array) -> Vector:
         The point c.
     X : ndarray of shape (n_rows, n_features)
         Rows.
+    out : ndarray or None
+        Sums over rows that came before: added to, and returned.
 
     Returns
     -------
@@ -62,7 +64,8 @@ def scatter_sums(center: Vector, X: Array) -> Vector:
     """
     d = X.shape[1]
     full = d <= MAX_FULL_COVARIANCE
-    total = np.zeros((d, d) if full else d)
+    shape = (d, d) if full else (d,)
+    total = np.zeros(shape) if out is None else out.reshape(shape)
     dtype = np.result_type(X.dtype, np.float32)
     for rows in row_blocks(len(X), X.shape[1]):
         block = (X[rows] - center).astype(dtype)
@@ -70,17 +73,27 @@ def scatter_sums(center: Vector, X: Array) -> Vector:
     return total.ravel()
 
 
-def survey_sums(X: Array) -> Vector:
-    """Return the number of entries outside [0, 1], and the sum of every column of X.
+def column_sums(X: Array, out: Vector | None = None) -> Vector:
+    """Return the sum of every column of X, (n_features,) in float64; `out` as in `scatter_sums`."""
+    total = np.zeros(X.shape[1]) if out is None else out
+    for rows in row_blocks(len(X), X.shape[1]):
+        total += X[rows].sum(axis=0, dtype=np.float64)
+    return total
+
+
+def survey_sums(X: Array, out: Vector | None = None) -> Vector:
+    """Return the number of entries of X outside [0, 1], and of blocks with NaN or infinity.
 
     Parameters
     ----------
     X : ndarray of shape (n_rows, n_features)
         Rows.
+    out : ndarray or None
+        Sums over rows that came before: added to, and returned.
 
     Returns
     -------
-    ndarray of shape (1 + n_features,), float64
+    ndarray of shape (2,), float64
         Additive over rows.
 
     Examples
@@ -88,13 +101,13 @@ def survey_sums(X: Array) -> Vector:
     >>> import numpy as np
     >>> from stackedae.moments import survey_sums
     >>> survey_sums(np.array([[0.0, 1.0], [0.5, 1.5]]))
-    array([1. , 0.5, 2.5])
+    array([1., 0.])
     """
-    total = np.zeros(1 + X.shape[1])
+    total = np.zeros(2) if out is None else out
     for rows in row_blocks(len(X), X.shape[1]):
         block = X[rows]
         total[0] += np.count_nonzero((block < 0) | (block > 1))
-        total[1:] += block.sum(axis=0, dtype=np.float64)
+        total[1] += first_bad_row(block) >= 0
     return total
 
 

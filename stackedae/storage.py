@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import product
+from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import dask.array as da
 import numpy as np
@@ -18,12 +22,14 @@ from numpy.typing import DTypeLike
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
+from stackedae.cluster import RowSource, Shards
 from stackedae.errors import (
     DamagedChunkError,
     StoreError,
     StoreExistsError,
 )
 from stackedae.layout import Array
+from stackedae.memory import MAX_BLOCK_ROWS, MAX_SHARDS, rows_per_chunk, rows_per_portion_read
 
 FORMAT = 1
 """Version of what this library writes; a store of a later one is refused."""
@@ -211,7 +217,7 @@ def new_samples(
 
 
 def open_samples(store: StoreLike, kind: str) -> xr.DataArray:
-    """Open what was written through `new_samples`, lazily: one Dask block per chunk."""
+    """Open what was written through `new_samples`, lazily."""
     group: Any = open_store(store, kind)
     array = get_array(group, kind)
     dims = array.metadata.dimension_names
@@ -230,18 +236,103 @@ def read_array(group: zarr.Group, name: str) -> Array:
 def read_lazily(array: ZarrArray) -> da.Array:
     """Return a Dask array with one block per stored chunk (per shard, if there are any).
 
+    Of more than `MAX_SHARDS` chunks, several make a block: what is done to them takes as many
+    tasks.
+
     Its keys are fresh at every call: Dask would answer known keys with what an array that was since
     overwritten held before.
     """
+    reader = _Reader(array)
+    chunk_rows, *rest = array.shards or array.chunks
+    together = -(-array.shape[0] // (chunk_rows * MAX_SHARDS))
     lazy: da.Array = da.from_array(
-        _Reader(array),
-        chunks=array.shards or array.chunks,
+        reader,
+        chunks=(chunk_rows * max(1, together), *rest),
         name=f"stackedae-read-{uuid.uuid4().hex}",
         asarray=True,
         fancy=False,
         meta=np.empty((0,) * array.ndim, array.dtype),
     )
+    _READERS[lazy.name] = reader
     return lazy
+
+
+def reader_behind(array: da.Array) -> _Reader | None:
+    """Return what reads a Dask array that is nothing but a stored array, in this process."""
+    return _READERS.get(array.name)
+
+
+def spill(shards: Shards, folder: str) -> Shards:
+    """Write shards to a scratch store, and return them as what reads them from there."""
+    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    d, blocks = shards.n_features, []
+    for number, n_rows in enumerate(shards.rows):
+        chunk_rows = min(n_rows, rows_per_chunk(d * shards.dtype.itemsize))
+        array = create_array(
+            group,
+            str(number),
+            shape=(n_rows, d),
+            chunks=(chunk_rows, d),
+            dtype=shards.dtype,
+            dims=("row", "feature"),
+        )
+        blocks.append(StoredRows(_Reader(array), 0, n_rows, shards.dtype))
+    readers = [block.reader for block in blocks]
+    shards.gather(_write_rows, readers, name="stackedae-spill")
+    return replace(shards, blocks=blocks)
+
+
+def _write_rows(reader: _Reader, rows: Array) -> None:
+    reader.array[:] = rows
+
+
+class StoredRows(RowSource):
+    """Rows of a stored array, read a portion at a time, the next while one is worked on.
+
+    Parameters
+    ----------
+    reader : _Reader
+        Reads the array; trailing dimensions are flattened.
+    start, stop : int
+        The rows.
+    dtype : dtype
+        What entries are converted to.
+    """
+
+    def __init__(self, reader: _Reader, start: int, stop: int, dtype: DTypeLike) -> None:
+        self.reader, self.start, self.stop, self.dtype = reader, start, stop, np.dtype(dtype)
+
+    def portions(self) -> Iterator[Array]:
+        """Yield the rows in order: whole chunks as far as possible, whole blocks always."""
+        step = _rows_to_read(self.reader.array)
+        # At multiples of the step, so that no chunk is decoded twice.
+        inner = range(self.start - self.start % step + step, self.stop, step)
+        spans = list(pairwise((self.start, *inner, self.stop)))
+        waiting: Array = np.empty((0, 0))
+        with ThreadPoolExecutor(1, thread_name_prefix="stackedae-read") as ahead:
+            coming = ahead.submit(self._read, *spans[0])
+            for following in (*spans[1:], None):
+                rows = coming.result()
+                if following is not None:
+                    coming = ahead.submit(self._read, *following)
+                if len(waiting):
+                    rows = np.concatenate((waiting, rows))
+                whole = len(rows) - (len(rows) % MAX_BLOCK_ROWS if following else 0)
+                waiting = rows[whole:]
+                if whole:
+                    yield rows[:whole]
+
+    def _read(self, start: int, stop: int) -> Array:
+        rest = (slice(0, size) for size in self.reader.shape[1:])
+        rows = self.reader[(slice(start, stop), *rest)]
+        return np.ascontiguousarray(rows.reshape(len(rows), -1), dtype=self.dtype)
+
+
+def _rows_to_read(array: ZarrArray) -> int:
+    """Return rows to read at a time: whole chunks, as many as make a request large."""
+    chunk_rows = (array.shards or array.chunks)[0]
+    row_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
+    return chunk_rows * max(1, rows_per_portion_read(row_bytes) // chunk_rows)
 
 
 class _Reader:
@@ -262,6 +353,10 @@ class _Reader:
                 f"{_shown(self.array.store)}: chunk {damaged} cannot be read ({error}); "
                 "restore it or write the store again."
             ) from error
+
+
+_READERS: WeakValueDictionary[str, _Reader] = WeakValueDictionary()
+"""By the name of the Dask array that they read: whatever is done to it gives it another name."""
 
 
 def _first_damaged(array: ZarrArray, selection: tuple[slice, ...]) -> str | None:

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-import dask.array as da
 import numpy as np
-from numpy.typing import DTypeLike
 
 from stackedae.cluster import Shards
-from stackedae.containers import Container, as_array, cut_into_shards, refuse_bad_rows
+from stackedae.containers import Container, n_columns
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import DataError
-from stackedae.layers import Layer, Stack
-from stackedae.moments import Moments, first_bad_row, scatter_sums, survey_sums
-from stackedae.objective import DaskObjective
+from stackedae.growth import grow_samples
+from stackedae.layers import Layer
+from stackedae.layout import Vector
+from stackedae.memory import is_worth_sampling
+from stackedae.moments import Moments, column_sums, scatter_sums
+from stackedae.objective import DaskObjective, Visits
+from stackedae.rows import Rows, features_of, rows_of
 from stackedae.solvers import (
     LBFGS,
-    Descent,
     GradientDescent,
+    Solver,
     SolverState,
     Status,
     StrongWolfe,
+    Surrogate,
     minimize,
 )
+
+_LOGGER = logging.getLogger("stackedae")
+
+FEWEST_STEPS = 10
+"""Steps over all rows, however few `max_iter` gives."""
 
 Record = dict[str, Any]
 """What `history_` says of one iteration."""
@@ -35,6 +46,7 @@ OnIteration = Callable[[Record], None]
 
 
 SOLVERS = ("lbfgs", "gd")
+BATCHING = ("progressive", "full")
 DTYPES = ("float32", "float64")
 
 
@@ -60,9 +72,25 @@ class TrainingSettings:
     """How to train, whatever the layer."""
 
     solver: str
+    batching: str
     max_iter: int
     tol: float
-    dtype: DTypeLike
+    dtype: str
+
+    @property
+    def grows(self) -> bool:
+        """Whether samples are to save passes over all rows."""
+        return self.solver == "lbfgs" and self.batching == "progressive"
+
+    @property
+    def n_evaluations(self) -> int:
+        """Evaluations over all rows, about and at most."""
+        return self.n_steps if self.grows else self.max_iter
+
+    @property
+    def n_steps(self) -> int:
+        """Steps over all rows after samples, each of which counts as those that it takes on one."""
+        return max(FEWEST_STEPS, self.max_iter // Surrogate.inner_steps)
 
 
 def train_stack(
@@ -100,50 +128,52 @@ def train_stack(
     """
     trained: list[Layer] = []
     history: list[Record] = []
-    shards = cut_into_shards(X, training.dtype).hold()
-    refuse_bad_rows(X, shards.rows, shards.gather(first_bad_row, name="stackedae-check"))
-    bytes_read = _bytes_to_read(X)
-    for index, settings in enumerate(layers):
-        log = _Log(index, shards.n_rows, bytes_read, on_iteration)
-        layer = train_layer(shards, settings, training, rng, log.on_step)
-        trained.append(layer)
-        history += log.records
-        if index + 1 < len(layers):
-            shards = shards.map(
-                Stack.encode,
-                Stack([layer]),
-                n_features=layer.cost.n_hidden,
-                dtype=training.dtype,
-                name="stackedae-encode",
-            ).hold()
-            bytes_read = 0
+    with ExitStack() as scratch:
+        rows = rows_of(X, layers[0].cost(n_columns(X), "identity"), training.dtype)
+        for index, settings in enumerate(layers):
+            _LOGGER.info("layer %d: %s", index, rows.reason)
+            log = _Log(index, rows, on_iteration)
+            layer = train_layer(rows, settings, training, rng, log)
+            trained.append(layer)
+            history += log.records
+            if index + 1 < len(layers):
+                following = layers[index + 1].cost(layer.cost.n_hidden, "identity")
+                rows = features_of(rows, layer, following, training.n_evaluations, scratch)
     return trained, history
 
 
 def train_layer(
-    shards: Shards,
+    rows: Rows,
     settings: LayerSettings,
     training: TrainingSettings,
     rng: np.random.Generator,
-    on_step: Callable[[SolverState], None],
+    log: _Log,
 ) -> Layer:
-    """Train one layer on rows that the workers hold."""
-    n_outside_unit, *column_sums = shards.sum(survey_sums, name="stackedae-survey")
+    """Train one layer."""
+    seed = int(rng.integers(2**31))
+    log.visits.reads += not rows.shards.held
+    (n_outside, n_bad), sample = rows.survey(seed)
+    if n_bad:
+        rows.refuse()
     output_activation = settings.output_activation
     if output_activation == "auto":
-        output_activation = "identity" if n_outside_unit else "logistic"
-    cost = settings.cost(shards.n_features, output_activation)
-    mean = np.array(column_sums) / shards.n_rows
-    scatter = shards.sum(scatter_sums, mean, name="stackedae-covariance")
-    moments = Moments.from_sums(mean, scatter, shards.n_rows)
-    state = minimize(
-        _solver(cost, moments, training),
-        DaskObjective(cost, shards),
-        cost.initial_params(rng, moments),
-        max_iter=training.max_iter,
-        tol=training.tol,
-        on_step=on_step,
-    )
+        output_activation = "identity" if n_outside else "logistic"
+    cost = settings.cost(rows.shards.n_features, output_activation)
+    mean = sample.sum(column_sums, name="stackedae-mean") / sample.n_rows
+    scatter = sample.sum(scatter_sums, mean, name="stackedae-covariance")
+    moments = Moments.from_sums(mean, scatter, sample.n_rows)
+    start = cost.initial_params(rng, moments)
+    if training.grows and is_worth_sampling(rows.shards.n_rows):
+        state = _minimise_progressively(cost, rows, sample, moments, start, training, seed, log)
+    else:
+        state = minimize(
+            _solver(cost, moments, training),
+            DaskObjective(cost, rows.shards, visits=log.visits),
+            start,
+            max_iter=training.max_iter,
+            tol=training.tol,
+            on_step=log.on_all,
+        )
     if state.evaluation is None or not state.evaluation.is_finite:
         raise DataError(f"The cost at the start is not finite: {Status.NOT_FINITE.advice}.")
     return Layer(
@@ -154,46 +184,85 @@ def train_layer(
     )
 
 
-def _solver(cost: AutoEncoderCost, moments: Moments, training: TrainingSettings) -> Descent:
-    search = StrongWolfe(rounding=float(np.finfo(training.dtype).eps))
+def _minimise_progressively(
+    cost: AutoEncoderCost,
+    rows: Rows,
+    sample: Shards,
+    moments: Moments,
+    start: Vector,
+    training: TrainingSettings,
+    seed: int,
+    log: _Log,
+) -> SolverState:
+    """Minimise over samples that grow, then over all rows by steps that see them once each."""
+    preconditioner = cost.preconditioner(moments)
+    inner = LBFGS(_search(training), preconditioner=preconditioner)
+    state = grow_samples(
+        cost,
+        sample,
+        inner,
+        start,
+        max_iter=training.max_iter,
+        tol=training.tol,
+        visits=log.visits,
+        on_step=partial(log.on_step, "sample"),
+    )
+    solver = Surrogate(inner, preconditioner.inverse)
+    return minimize(
+        solver,
+        DaskObjective(cost, rows.shards, seed=seed, visits=log.visits),
+        state.restarted(),
+        max_iter=state.iteration + training.n_steps,
+        tol=training.tol,
+        on_step=log.on_all,
+    )
+
+
+def _solver(cost: AutoEncoderCost, moments: Moments, training: TrainingSettings) -> Solver:
     if training.solver == "gd":
-        return GradientDescent(search)
-    return LBFGS(search, preconditioner=cost.preconditioner(moments))
+        return GradientDescent(_search(training))
+    return LBFGS(_search(training), preconditioner=cost.preconditioner(moments))
 
 
-def _bytes_to_read(X: Container) -> int:
-    array = as_array(X)
-    return int(array.nbytes) if isinstance(array, da.Array) else 0
+def _search(training: TrainingSettings) -> StrongWolfe:
+    return StrongWolfe(rounding=float(np.finfo(training.dtype).eps))
 
 
 class _Log:
     """Turns the states of a solver into the records of one layer's history."""
 
-    def __init__(self, layer: int, n_rows: int, bytes_read: int, on_iteration: OnIteration) -> None:
-        self.layer, self.n_rows, self.bytes_read = layer, n_rows, bytes_read
-        self.on_iteration = on_iteration
+    def __init__(self, layer: int, rows: Rows, on_iteration: OnIteration) -> None:
+        self.layer, self.rows, self.on_iteration = layer, rows, on_iteration
+        self.visits = Visits()
         self.records: list[Record] = []
+        self.before = Visits()
+        self.bytes_read = rows.bytes_to_hold
         self.since = time.perf_counter()
 
-    def on_step(self, state: SolverState) -> None:
-        """Record where the solver stands after an iteration."""
+    def on_all(self, state: SolverState) -> None:
+        """Record where the solver stands after a step over all rows."""
+        self.on_step("full", state)
+
+    def on_step(self, phase: str, state: SolverState) -> None:
+        """Record where the solver stands after a step."""
         assert state.evaluation is not None
-        now = time.perf_counter()
+        now, before = time.perf_counter(), self.before
+        reads = self.visits.reads - before.reads
         self.records.append(
             {
                 "layer": self.layer,
-                "phase": "full",
+                "phase": phase,
                 "iteration": state.iteration,
-                "n_rows": self.n_rows,
+                "n_rows": state.evaluation.n_rows,
                 "cost": state.evaluation.cost,
                 **state.evaluation.terms,
                 "gradient_norm": float(np.linalg.norm(state.evaluation.gradient)),
                 "step": state.step_length,
                 "n_evaluations": state.n_evaluations,
-                "rows_visited": state.n_evaluations * self.n_rows,
-                "bytes_read": self.bytes_read,
+                "rows_visited": self.visits.rows - before.rows,
+                "bytes_read": self.bytes_read + reads * self.rows.bytes_per_read,
                 "seconds": now - self.since,
             }
         )
-        self.since, self.bytes_read = now, 0
+        self.since, self.bytes_read, self.before = now, 0, replace(self.visits)
         self.on_iteration(self.records[-1])

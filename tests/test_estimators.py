@@ -224,10 +224,12 @@ def test_same_bits_whatever_the_cluster(digits, cluster):
     assert found.cost_ == expected.cost_
 
 
-def test_the_client_never_holds_the_features_of_a_layer(cluster, digits):
+def test_the_client_never_holds_the_features_of_a_layer(cluster, digits, monkeypatch):
     lazy = da.from_array(np.tile(digits, (4, 1, 1)), chunks=(500, -1, -1))
     with cluster.as_current():
-        sae = quick((40, 4), max_iter=2).fit(lazy)
+        with monkeypatch.context() as context:
+            context.setattr("stackedae.memory.CLIENT_FLOPS", 0)
+            sae = quick((40, 4), max_iter=2).fit(lazy)
         prefixes = cluster.run_on_scheduler(
             lambda dask_scheduler: set(dask_scheduler.task_prefixes)
         )

@@ -11,7 +11,7 @@ FLOORS = [
     {"arrays", "errors", "evaluation", "layout", "_version"},
     {"contrast", "costs", "layers", "memory", "moments", "solvers", "windows"},
     {"blas", "cluster", "containers", "images", "objective", "storage"},
-    {"patches", "persistence", "preprocessing", "samples", "training"},
+    {"growth", "patches", "persistence", "preprocessing", "rows", "samples", "training"},
     {"cli", "datasets", "estimators", "plotting", "__init__"},
 ]
 ENGINE = {"dask", "distributed", "zarr", "xarray"}

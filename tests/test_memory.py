@@ -18,7 +18,7 @@ from stackedae.memory import (
 
 @pytest.mark.parametrize(
     ("total_mib", "shard_mib"),
-    [(0.5, 1), (1, 1), (100, 10), (10_000, 100), (10**6, 256), (10**7, 10**7 / 4096)],
+    [(0.1, 1 / 4), (1, 1 / 2), (100, 5), (10_000, 50), (10**6, 256), (10**7, 10**7 / 4096)],
 )
 def test_shards_grow_with_the_data(total_mib, shard_mib):
     row_bytes = 1024

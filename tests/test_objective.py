@@ -6,12 +6,13 @@ import xarray as xr
 import zarr
 
 from stackedae.blas import one_blas_thread
+from stackedae.containers import cut_into_shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import ArgumentError
-from stackedae.memory import runs_on_client
 from stackedae.objective import DaskObjective
+from stackedae.storage import StoredRows
 
-N, D, H = 9000, 64, 12  # 4.6 MB of float64: several shards, on the cluster
+N, D, H = 9000, 64, 12  # 4.6 MB of float64: several shards
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +37,79 @@ def close(evaluation, expected, rel=1e-12):
     assert np.linalg.norm(evaluation.gradient - expected.gradient) <= rel * norm
 
 
+def by_tasks(cost, X):
+    """An objective whose rows the workers hold, few as they are."""
+    return DaskObjective(cost, cut_into_shards(X).hold())
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_same_bits_on_every_scheduler(problem, cluster, dtype):
     cost, params, X = problem
     X = da.from_array(X.astype(dtype), chunks=(700, -1))
-    assert not runs_on_client(X.nbytes)
+    with dask.config.set(scheduler="synchronous"):
+        expected = bits(by_tasks(cost, X)(params))
+    with dask.config.set(scheduler="threads"):
+        assert bits(by_tasks(cost, X)(params)) == expected
+    with cluster.as_current():
+        objective = by_tasks(cost, X)
+        assert bits(objective(params)) == expected
+        assert bits(objective(params)) == expected
+
+
+def test_same_bits_on_any_number_of_threads(problem):
+    cost, params, X = problem
     with dask.config.set(scheduler="synchronous"):
         expected = bits(DaskObjective(cost, X)(params))
-    with dask.config.set(scheduler="threads"):
-        assert bits(DaskObjective(cost, X)(params)) == expected
+    for n in (1, 2, 7):
+        with dask.config.set(num_workers=n):
+            objective = DaskObjective(cost, X)
+            assert objective.shards.here
+            assert bits(objective(params)) == expected
+            assert bits(objective(params)) == expected
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("chunk_rows", [700, 4096, 6000])
+def test_same_bits_whether_held_or_streamed(cluster, chunk_rows, dtype, tmp_path):
+    cost = AutoEncoderCost(8, 3)
+    params, rng = cost.initial_params(np.random.default_rng(0)), np.random.default_rng(1)
+    X = (200 * rng.random((250_000, 8))).astype(dtype)
+    stored = zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(chunk_rows, 8))
+    shards = cut_into_shards(stored)
+    assert all(isinstance(block, StoredRows) for block in shards.blocks)
+    expected = bits(DaskObjective(cost, shards.hold())(params))
+    assert bits(DaskObjective(cost, shards)(params)) == expected
     with cluster.as_current():
-        objective = DaskObjective(cost, X)
-        assert bits(objective(params)) == expected
-        assert bits(objective(params)) == expected
+        assert bits(DaskObjective(cost, shards)(params)) == expected
+
+
+def test_visits_are_counted(problem):
+    cost, params, X = problem
+    shards = cut_into_shards(da.from_array(X, chunks=(1000, -1)))
+    streamed, held = DaskObjective(cost, shards), DaskObjective(cost, shards.hold())
+    for objective in (streamed, held):
+        objective(params)
+        objective.evaluate(params, sample=0)
+        objective.sample(0)(params)
+        objective.sample(1)(params)
+    assert streamed.visits.rows == pytest.approx(N * (2 + 2 / 16), abs=40)
+    assert streamed.visits.reads == 3
+    assert held.visits.reads == 0
+
+
+def test_samples_are_the_same_however_they_are_drawn(problem):
+    cost, params, X = problem
+    objective = by_tasks(cost, X)
+    objective.evaluate(params, sample=5)
+    drawn = bits(objective.sample(5)(params))
+    assert bits(by_tasks(cost, X).sample(5)(params)) == drawn
+    assert bits(by_tasks(cost, X).sample(6)(params)) != drawn
 
 
 def test_work_is_done_on_the_cluster_under_readable_names(problem, cluster):
     cost, params, X = problem
     with cluster.as_current():
-        DaskObjective(cost, X)(params)
+        by_tasks(cost, X)(params)
         stream = cluster.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.task_prefixes))
     assert {"stackedae-load", "stackedae-cost-gradient", "stackedae-sum"} <= stream
 
@@ -66,7 +121,7 @@ def test_nothing_is_left_behind_by_evaluations(problem, cluster):
         return cluster.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
 
     with cluster.as_current():
-        objective = DaskObjective(cost, X)
+        objective = by_tasks(cost, X)
         objective(params)
         before = n_tasks()
         for _ in range(30):

@@ -16,7 +16,7 @@ from stackedae.arrays import (
 )
 from stackedae.costs.activations import ACTIVATIONS, Activation
 from stackedae.costs.kernel import Kernel
-from stackedae.costs.preconditioner import AutoEncoderPreconditioner, regularised_inverse
+from stackedae.costs.preconditioner import AutoEncoderPreconditioner, regularised
 from stackedae.errors import ArgumentError, DataError
 from stackedae.evaluation import Evaluation
 from stackedae.layout import Array, Layout, Vector
@@ -225,10 +225,14 @@ class AutoEncoderCost:
         return AutoEncoderPreconditioner(
             self.layout,
             moments.mean,
-            regularised_inverse(moments.covariance),
+            regularised(moments.covariance),
             code_mean,
-            1 / code_variance,
+            code_variance,
         )
+
+    def flops(self, n_rows: int) -> float:
+        """Return the floating-point operations of `chunk_sums` for so many rows."""
+        return (12.0 if self._sparse else 10.0) * self.n_features * self.n_hidden * n_rows
 
     def encode(self, params: Array, X: Array) -> Array:
         """Return the hidden activations a = f(W1 x + b1) of rows X, (n_rows, n_hidden)."""
@@ -413,6 +417,7 @@ class AutoEncoderCost:
             gradient=self.layout.pack(gradient),
             terms=terms,
             means={"activations": mean_activations.astype(np.float64)},
+            n_rows=int(n),
         )
 
     def _divergence(self, mean_activations: Array) -> tuple[float, Array]:

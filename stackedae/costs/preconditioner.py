@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from stackedae.layout import Layout, Vector
+from stackedae.layout import Array, Layout, Vector
 
 RIDGE = 0.1
 """Share of the mean variance added to every variance before it is inverted."""
@@ -35,10 +36,10 @@ class AutoEncoderPreconditioner:
         Of the parameters: W1, b1, W2, b2.
     input_mean : ndarray of shape (n_features,)
         μ of the data.
-    input_precision : ndarray of shape (n_features, n_features) or (n_features,)
-        (Regularised) inverse of the covariance of the data, or of its diagonal.
-    code_mean, code_precision : float
-        Mean and inverse variance of the hidden activations.
+    input_covariance : ndarray of shape (n_features, n_features) or (n_features,)
+        (Regularised) covariance C of the data, or its diagonal.
+    code_mean, code_variance : float
+        Mean and variance of the hidden activations.
 
     References
     ----------
@@ -48,19 +49,22 @@ class AutoEncoderPreconditioner:
 
     layout: Layout
     input_mean: Vector
-    input_precision: Vector
+    input_covariance: Vector
     code_mean: float
-    code_precision: float
+    code_variance: float
+
+    @cached_property
+    def _input_precision(self) -> Vector:
+        if self.input_covariance.ndim == 1:
+            return 1 / self.input_covariance
+        inverse = np.linalg.inv(self.input_covariance)
+        return (inverse + inverse.T) / 2
 
     def __call__(self, vector: Vector) -> Vector:
         """Return M·vector, where M is symmetric and positive definite."""
         G = self.layout.unpack(vector)
-        encoder = G["W1"] - np.outer(G["b1"], self.input_mean)
-        if self.input_precision.ndim == 2:
-            encoder = encoder @ self.input_precision
-        else:
-            encoder = encoder * self.input_precision
-        decoder = self.code_precision * (G["W2"] - self.code_mean * G["b2"][:, None])
+        encoder = _times(G["W1"] - np.outer(G["b1"], self.input_mean), self._input_precision)
+        decoder = (G["W2"] - self.code_mean * G["b2"][:, None]) / self.code_variance
         return self.layout.pack(
             {
                 "W1": encoder,
@@ -70,17 +74,30 @@ class AutoEncoderPreconditioner:
             }
         )
 
+    def inverse(self, vector: Vector) -> Vector:
+        """Return M⁻¹·vector: how the approximate Hessian itself acts."""
+        P = self.layout.unpack(vector)
+        b1 = P["W1"] @ self.input_mean + P["b1"]
+        b2 = self.code_mean * P["W2"].sum(axis=1) + P["b2"]
+        return self.layout.pack(
+            {
+                "W1": _times(P["W1"], self.input_covariance) + np.outer(b1, self.input_mean),
+                "b1": b1,
+                "W2": self.code_variance * P["W2"] + self.code_mean * b2[:, None],
+                "b2": b2,
+            }
+        )
 
-def regularised_inverse(covariance: Vector) -> Vector:
-    """Invert a covariance (or its diagonal) after adding a share of the mean variance to it.
+
+def _times(rows: Array, covariance: Vector) -> Array:
+    return rows @ covariance if covariance.ndim == 2 else rows * covariance
+
+
+def regularised(covariance: Vector) -> Vector:
+    """Return a covariance (or its diagonal) with a share of the mean variance added to it.
 
     Rows that do not vary at all give the identity.
     """
     variances = covariance if covariance.ndim == 1 else np.diag(covariance)
-    ridge = RIDGE * float(variances.mean())
-    if ridge == 0:
-        return np.eye(len(covariance)) if covariance.ndim == 2 else np.ones_like(covariance)
-    if covariance.ndim == 1:
-        return 1 / (covariance + ridge)
-    inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
-    return (inverse + inverse.T) / 2
+    ridge = RIDGE * float(variances.mean()) or 1.0
+    return covariance + (ridge if covariance.ndim == 1 else ridge * np.eye(len(covariance)))

@@ -4,15 +4,18 @@ from stackedae.solvers.descent import Descent
 from stackedae.solvers.gradient_descent import GradientDescent
 from stackedae.solvers.lbfgs import LBFGS
 from stackedae.solvers.line_search import StrongWolfe
-from stackedae.solvers.minimize import minimize
+from stackedae.solvers.minimize import Solver, minimize
 from stackedae.solvers.state import SolverState, Status
+from stackedae.solvers.surrogate import Surrogate
 
 __all__ = [
     "LBFGS",
     "Descent",
     "GradientDescent",
+    "Solver",
     "SolverState",
     "Status",
     "StrongWolfe",
+    "Surrogate",
     "minimize",
 ]

@@ -56,10 +56,10 @@ class LBFGS(Descent):
         for s, y in reversed(state.pairs):
             weights.append((s @ q) / (s @ y))
             q = q - weights[-1] * y
-        q = self._precondition(q)
+        q = self.precondition(q)
         if state.pairs:
             s, y = state.pairs[-1]
-            q = q * ((s @ y) / (y @ self._precondition(y)))
+            q = q * ((s @ y) / (y @ self.precondition(y)))
         for (s, y), weight in zip(state.pairs, reversed(weights), strict=True):
             q = q + (weight - (y @ q) / (s @ y)) * s
         return -q
@@ -77,5 +77,6 @@ class LBFGS(Descent):
             return state.pairs
         return (*state.pairs, (s, y))[-self.memory :]
 
-    def _precondition(self, vector: Vector) -> Vector:
+    def precondition(self, vector: Vector) -> Vector:
+        """Return M·vector."""
         return vector if self.preconditioner is None else self.preconditioner(vector)

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Protocol
 
-from stackedae.evaluation import Objective
 from stackedae.layout import Vector
-from stackedae.solvers.descent import Descent
 from stackedae.solvers.state import SolverState, Status
 
 
+class Solver(Protocol):
+    """What steps from state to state."""
+
+    def init(self, params: Vector, /) -> SolverState:
+        """Return the state before the first step."""
+        ...
+
+    def step(self, state: SolverState, objective: Any, /) -> SolverState:
+        """Take one step."""
+        ...
+
+
 def minimize(
-    solver: Descent,
-    objective: Objective,
+    solver: Solver,
+    objective: Any,
     start: Vector | SolverState,
     *,
     max_iter: int = 400,
     tol: float = 1e-6,
     on_step: Callable[[SolverState], None] | None = None,
+    enough: Callable[[SolverState], bool] | None = None,
 ) -> SolverState:
     """Step until the tolerance is reached, `max_iter` is, or no step can be taken.
 
     Parameters
     ----------
-    solver : Descent
-        L-BFGS or gradient descent.
-    objective : callable
-        ``objective(params)`` returns an `Evaluation`.
+    solver : Solver
+        L-BFGS, gradient descent, or steps on samples.
+    objective : Objective
+        What the solver asks: ``objective(params)`` returns an `Evaluation`.
     start : ndarray or SolverState
         Parameters to start from, or the state to go on from.
     max_iter : int
@@ -36,11 +48,13 @@ def minimize(
         See `SolverState.has_converged`; 0 runs to `max_iter`.
     on_step : callable or None
         Called with the state after every step.
+    enough : callable or None
+        Asked with the state after every step whether to stop for a reason of its own.
 
     Returns
     -------
     SolverState
-        With a status other than RUNNING.
+        With a status other than RUNNING, unless it was enough.
     """
     state = start if isinstance(start, SolverState) else solver.init(start)
     while state.status is Status.RUNNING:
@@ -55,4 +69,6 @@ def minimize(
             state = replace(state, status=Status.CONVERGED)
         if on_step is not None:
             on_step(state)
+        if enough is not None and enough(state):
+            break
     return state

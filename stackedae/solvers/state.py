@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -62,6 +62,10 @@ class SolverState:
         Costs at the last accepted points, oldest first, at most `COST_WINDOW` + 1 of them.
     pairs : tuple of (ndarray, ndarray)
         Changes (s, y) of parameters and gradient in the last steps, oldest first (L-BFGS only).
+    damping : float
+        How strongly steps on samples are held back (`Surrogate` only); 0 before the first.
+    n_failures : int
+        Steps in a row that could not be taken (`Surrogate` only).
     status : Status
         RUNNING until the run ends.
     """
@@ -73,7 +77,13 @@ class SolverState:
     step_length: float = 0.0
     costs: tuple[float, ...] = ()
     pairs: tuple[tuple[Vector, Vector], ...] = ()
+    damping: float = 0.0
+    n_failures: int = 0
     status: Status = Status.RUNNING
+
+    def restarted(self) -> SolverState:
+        """Return the state from which another objective goes on: parameters, pairs and counts."""
+        return replace(self, evaluation=None, costs=(), status=Status.RUNNING)
 
     def is_stationary(self, tol: float) -> bool:
         r"""Whether the largest gradient entry is at most `tol`, relative to max(1, \|cost\|)."""

@@ -1,0 +1,106 @@
+import logging
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+
+from stackedae import StackedAutoEncoder
+from stackedae.memory import MIB, hold_or_stream, place_features
+
+
+@pytest.fixture
+def stored(tmp_path):
+    X = np.random.default_rng(0).random((20_000, 64)).astype(np.float32)
+    return zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(3000, 64))
+
+
+def fitted(X, **settings):
+    options = {"hidden_layer_sizes": (6, 5), "max_iter": 3, "tol": 0, "random_state": 0}
+    return StackedAutoEncoder(**{**options, **settings}).fit(X)
+
+
+def parameters(model):
+    return [layer.params.tobytes() for layer in model.layers_]
+
+
+@pytest.fixture
+def on_workers(monkeypatch):
+    """Data are for the workers, samples of them are not."""
+    monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 6e6)
+
+
+@pytest.mark.parametrize("batching", ["full", "progressive"])
+@pytest.mark.usefixtures("on_workers")
+def test_the_same_bits_held_streamed_recomputed_and_spilled(stored, cluster, batching, tmp_path):
+    held = fitted(stored, batching=batching)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with cluster.as_current():
+        with dask.config.set({"stackedae.memory": "300kB"}):
+            recomputed = fitted(stored, batching=batching)
+        settings = {"stackedae.memory": "300kB", "stackedae.scratch": str(scratch)}
+        with dask.config.set(settings):
+            spilled = fitted(stored, batching=batching)
+    assert parameters(recomputed) == parameters(spilled) == parameters(held)
+    assert not list(scratch.iterdir())
+
+    n_bytes = 20_000 * 64 * 4
+    first = [record for record in held.history_ if record["layer"] == 0]
+    assert sum(record["bytes_read"] for record in first) == n_bytes
+    by_layer = [
+        [
+            sum(record["bytes_read"] for record in model.history_ if record["layer"] == layer)
+            for layer in (0, 1)
+        ]
+        for model in (held, recomputed, spilled)
+    ]
+    assert by_layer[0] == [n_bytes, 0]
+    assert min(by_layer[1]) >= 3 * n_bytes
+    assert by_layer[2][0] == by_layer[1][0]
+    assert n_bytes < by_layer[2][1] < by_layer[1][1]
+
+
+@pytest.mark.usefixtures("on_workers")
+def test_what_was_decided_is_logged(stored, caplog):
+    lazy = da.from_array(stored[:], chunks=(3000, -1))
+    with caplog.at_level(logging.INFO, "stackedae"), dask.config.set({"stackedae.memory": "1MB"}):
+        fitted(lazy)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == (
+        "layer 0: 5 MiB of rows do not fit into half of 1 MiB of memory: "
+        "streamed, read again by every evaluation"
+    )
+    assert second.startswith("layer 1: 0 MiB of rows fit into half of 1 MiB of memory")
+
+
+def test_rows_are_held_up_to_half_of_the_memory():
+    assert hold_or_stream(50 * MIB, 100 * MIB).held
+    assert not hold_or_stream(50 * MIB + 1, 100 * MIB).held
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({"n_bytes": 4 * 10**9}, "held"),
+        ({"held_bytes": 5 * 10**9}, "recomputed"),
+        ({"read_bytes": 10**11}, "spilled"),
+        ({"read_bytes": 10**11, "may_spill": False}, "recomputed"),
+        ({"read_bytes": 10**11, "n_evaluations": 1}, "recomputed"),
+        ({"flops": 1e13}, "spilled"),
+    ],
+)
+def test_features_go_where_they_cost_least(settings, place):
+    usual = {
+        "n_bytes": 10**10,
+        "held_bytes": 0,
+        "read_bytes": 0,
+        "flops": 1e11,
+        "n_evaluations": 50,
+        "capacity": 10**10,
+        "may_spill": True,
+    }
+    placement = place_features(**{**usual, **settings})
+    assert placement.place == place
+    assert "MiB" in placement.reason
