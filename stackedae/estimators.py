@@ -75,12 +75,12 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         How "lbfgs" visits the samples. "progressive" starts on small random samples (drawn from
         every chunk), doubles them for as long as the variance of their gradient calls for it, and
         ends with steps that see all samples once each, so that `cost_` and `mean_activations_` are
-        over all of them; it gets as far as "full" with about a tenth of the visits. "full" visits
+        over all of them; it gets as far as "full" with a fraction of the visits. "full" visits
         all samples in every iteration; so does "gd", and any solver with less than 16,384 samples.
     max_iter : int, default=400
-        Iterations per layer, at most: over all samples for "full". For "progressive", on each
-        random sample; a step over all samples takes up to eight of these, and counts as eight (with
-        ten such steps at least).
+        Iterations per layer, at most: over all samples for "full", on each random sample for
+        "progressive". There, a step over all samples counts as five, and ten of them are allowed in
+        any case. Where samples turn out not to speak for all of them, "full" takes over.
     tol : float, default=1e-6
         Stop when the relative decrease of the cost over ten iterations and the largest entry of the
         gradient, relative to max(1, \|cost\|), are both at most this; 0 runs to `max_iter`.

@@ -32,11 +32,14 @@ CLIENT_BYTES = 64 * MIB
 CLIENT_FLOPS = 4e9
 """Work that is not worth a round trip: some tens of milliseconds of one core, as the trip is."""
 
-SAMPLE_SHARE = 1 / 16
-"""Share of the rows in a sample: the steps on it then cost about what one evaluation does."""
+SAMPLE_SHARE = 1 / 8
+"""Share of the rows in a sample: eight steps on it then cost what one evaluation does."""
 
 FIRST_SAMPLE_ROWS = 1024
-"""Rows of the smallest sample; a sample of the data that would be smaller is not worth drawing."""
+"""Rows of the smallest sample."""
+
+FEWEST_SAMPLED_ROWS = 16_384
+"""Of fewer rows, no samples are taken: all of them are soon visited."""
 
 HELD_SHARE = 0.5
 """Share of the workers' memory for rows; the rest is for what tasks compute."""
@@ -136,7 +139,7 @@ def is_worth_sampling(n_rows: int) -> bool:
     >>> is_worth_sampling(16_000), is_worth_sampling(17_000)
     (False, True)
     """
-    return n_rows * SAMPLE_SHARE >= FIRST_SAMPLE_ROWS
+    return n_rows >= FEWEST_SAMPLED_ROWS
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from stackedae.moments import Moments, column_sums, scatter_sums
 from stackedae.objective import DaskObjective, Visits
 from stackedae.rows import Rows, features_of, rows_of
 from stackedae.solvers import (
+    COST_WINDOW,
     LBFGS,
     GradientDescent,
     Solver,
@@ -38,6 +39,9 @@ _LOGGER = logging.getLogger("stackedae")
 
 FEWEST_STEPS = 10
 """Steps over all rows, however few `max_iter` gives."""
+
+STEP_WORTH = 5
+"""Iterations that one of them counts as; it takes up to eight on a sample."""
 
 Record = dict[str, Any]
 """What `history_` says of one iteration."""
@@ -89,8 +93,8 @@ class TrainingSettings:
 
     @property
     def n_steps(self) -> int:
-        """Steps over all rows after samples, each of which counts as those that it takes on one."""
-        return max(FEWEST_STEPS, self.max_iter // Surrogate.inner_steps)
+        """Steps over all rows after samples."""
+        return max(FEWEST_STEPS, self.max_iter // STEP_WORTH)
 
 
 def train_stack(
@@ -197,7 +201,7 @@ def _minimise_progressively(
     """Minimise over samples that grow, then over all rows by steps that see them once each."""
     preconditioner = cost.preconditioner(moments)
     inner = LBFGS(_search(training), preconditioner=preconditioner)
-    state = grow_samples(
+    grown = grow_samples(
         cost,
         sample,
         inner,
@@ -207,15 +211,20 @@ def _minimise_progressively(
         visits=log.visits,
         on_step=partial(log.on_step, "sample"),
     )
-    solver = Surrogate(inner, preconditioner.inverse)
-    return minimize(
-        solver,
-        DaskObjective(cost, rows.shards, seed=seed, visits=log.visits),
-        state.restarted(),
-        max_iter=state.iteration + training.n_steps,
-        tol=training.tol,
-        on_step=log.on_all,
+    objective = DaskObjective(cost, rows.shards, seed=seed, visits=log.visits)
+    until_stopped = partial(minimize, objective=objective, tol=training.tol, on_step=log.on_all)
+    state = until_stopped(
+        Surrogate(inner, preconditioner.inverse),
+        start=grown.restarted(),
+        max_iter=grown.iteration + training.n_steps,
     )
+    if state.status is not Status.LINE_SEARCH_FAILED:
+        return state
+    # Samples do not speak for all rows here, or not any more: go on without
+    # them; from the start if they never did.
+    misled = state.iteration - grown.iteration <= COST_WINDOW
+    state = replace(state.restarted(), pairs=(), params=start if misled else state.params)
+    return until_stopped(inner, start=state, max_iter=state.iteration + training.max_iter)
 
 
 def _solver(cost: AutoEncoderCost, moments: Moments, training: TrainingSettings) -> Solver:

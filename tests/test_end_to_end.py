@@ -1,5 +1,6 @@
 """The classic exercise: edges from natural images, and how much memory it takes."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.optimize import minimize as scipy_minimize
+from skimage.data import astronaut, coffee
+from sklearn.datasets import load_digits
 
 from stackedae import ContrastNormalizer, StackedAutoEncoder, datasets, extract_patches
 from stackedae.costs import AutoEncoderCost
@@ -111,3 +114,48 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) * 1024 < 1.2e9
+
+
+def kinds_of_data(n=20_000):
+    """Name and rows of data of ten kinds."""
+    rng = np.random.default_rng(0)
+    digits = load_digits().images / 16
+    shifts = [np.roll(digits, (i, j), (1, 2)) for i in range(-2, 3) for j in range(-2, 3)]
+    yield "digits", np.concatenate(shifts)[:n]
+    for name, whiten in (("whitened", True), ("raw", False)):
+        images = datasets.natural_images(whiten=whiten)
+        patches = extract_patches(images, (8, 8), n, rng=0, dtype="float32").values
+        yield f"{name} patches", ContrastNormalizer().fit_transform(patches) if whiten else patches
+    yield (
+        "sorted by image",
+        np.concatenate(
+            [extract_patches(i, (8, 8), n // len(images), rng=0, dtype="float32") for i in images]
+        ),
+    )
+    colour = extract_patches([astronaut(), coffee()], (6, 6), n, rng=0).values
+    yield "colour patches", (colour / 255).astype("float32")
+    yield "Gaussian noise", rng.normal(size=(n, 64))
+    yield "heavy-tailed", rng.standard_t(2, size=(n, 32))
+    nearly_constant = np.full((n, 32), 0.5) + 1e-6 * rng.normal(size=(n, 32))
+    nearly_constant[:, :4] = rng.random((n, 4))
+    yield "nearly constant features", nearly_constant
+    yield "1,000 rows", digits[:1000]
+    yield "3 rows", rng.random((3, 16))
+    yield "all rows equal", np.tile(rng.random(16), (n, 1))
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("number", range(11))
+def test_few_passes_lead_as_far_as_many(number):
+    name, X = next(itertools.islice(kinds_of_data(), number, None))
+
+    def fitted(batching):
+        model = StackedAutoEncoder(16, batching=batching, max_iter=100, random_state=0)
+        return model.fit(X)
+
+    full, progressive = fitted("full"), fitted("progressive")
+    assert progressive.cost_ <= 1.005 * full.cost_
+    visited = [sum(r["rows_visited"] for r in m.history_) / len(X) for m in (full, progressive)]
+    if name not in ("heavy-tailed", "1,000 rows", "3 rows", "all rows equal"):
+        assert visited[1] < 0.6 * visited[0]

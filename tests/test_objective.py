@@ -92,7 +92,7 @@ def test_visits_are_counted(problem):
         objective.evaluate(params, sample=0)
         objective.sample(0)(params)
         objective.sample(1)(params)
-    assert streamed.visits.rows == pytest.approx(N * (2 + 2 / 16), abs=40)
+    assert streamed.visits.rows == pytest.approx(N * (2 + 2 / 8), abs=40)
     assert streamed.visits.reads == 3
     assert held.visits.reads == 0
 

@@ -5,10 +5,11 @@ from stackedae.solvers.gradient_descent import GradientDescent
 from stackedae.solvers.lbfgs import LBFGS
 from stackedae.solvers.line_search import StrongWolfe
 from stackedae.solvers.minimize import Solver, minimize
-from stackedae.solvers.state import SolverState, Status
+from stackedae.solvers.state import COST_WINDOW, SolverState, Status
 from stackedae.solvers.surrogate import Surrogate
 
 __all__ = [
+    "COST_WINDOW",
     "LBFGS",
     "Descent",
     "GradientDescent",

@@ -62,10 +62,9 @@ class SolverState:
         Costs at the last accepted points, oldest first, at most `COST_WINDOW` + 1 of them.
     pairs : tuple of (ndarray, ndarray)
         Changes (s, y) of parameters and gradient in the last steps, oldest first (L-BFGS only).
-    damping : float
-        How strongly steps on samples are held back (`Surrogate` only); 0 before the first.
-    n_failures : int
-        Steps in a row that could not be taken (`Surrogate` only).
+    damping, curvature : float
+        How strongly steps on samples are held back (`Surrogate` only), and in which unit; 0 before
+        the first.
     status : Status
         RUNNING until the run ends.
     """
@@ -78,7 +77,7 @@ class SolverState:
     costs: tuple[float, ...] = ()
     pairs: tuple[tuple[Vector, Vector], ...] = ()
     damping: float = 0.0
-    n_failures: int = 0
+    curvature: float = 0.0
     status: Status = Status.RUNNING
 
     def restarted(self) -> SolverState:

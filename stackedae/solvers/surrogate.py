@@ -11,8 +11,11 @@ from stackedae.layout import Vector
 from stackedae.solvers.lbfgs import LBFGS
 from stackedae.solvers.state import COST_WINDOW, SolverState, Status
 
-MAX_FAILURES = 8
-"""Steps in a row that may fail, each four times shorter than the one before."""
+FIRST_DAMPING = 0.02
+"""μ at first, in units of the curvature that L-BFGS saw last."""
+
+MOST_DAMPING = 1.0
+"""μ at which samples have nothing to say: the pull alone is as strong as all curvature."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Surrogate:
     vanishes, however small the sample.
 
     The damping μ goes by how much of the predicted decrease came true, as the radius of a trust
-    region does: what curvature the sample cannot tell, M⁻¹ stands in for.
+    region does: what curvature the sample cannot tell, M⁻¹ stands in for. Where samples do not
+    speak for all examples (heavy tails, say), μ rises until the solver gives up, as
+    LINE_SEARCH_FAILED; another solver may go on from its state.
 
     Parameters
     ----------
@@ -59,9 +64,6 @@ class Surrogate:
     inner_steps: int = 8
     reduction: float = 0.1
 
-    first_damping = 0.02
-    """μ at first, in units of the curvature that L-BFGS saw last."""
-
     def init(self, params: Vector) -> SolverState:
         """Return the state before the first step."""
         return SolverState(params=params)
@@ -76,7 +78,8 @@ class Surrogate:
             evaluation = objective.evaluate(state.params, sample=state.iteration)
             n_evaluations = 1
             state = replace(state, evaluation=evaluation, costs=(evaluation.cost,))
-            state = replace(state, damping=state.damping or self._first_damping(state))
+            if not state.damping:
+                state = replace(state, damping=FIRST_DAMPING, curvature=self._curvature(state))
         sample = objective.sample(state.iteration)
         state = replace(state, iteration=state.iteration + 1)
         if not evaluation.is_finite:
@@ -99,7 +102,6 @@ class Surrogate:
             step_length=found.step_length,
             costs=(*state.costs, trial.cost)[-COST_WINDOW - 1 :],
             damping=_damped(state.damping, actual / predicted if predicted > 0 else math.inf),
-            n_failures=0,
         )
 
     def _is_nearer(self, evaluation: Evaluation, trial: Evaluation) -> bool:
@@ -109,24 +111,23 @@ class Surrogate:
         return within and self._norm(trial.gradient) < self._norm(evaluation.gradient)
 
     def _failed(self, state: SolverState) -> SolverState:
-        """Hold the next step back more; give up if that has not helped for long."""
-        n_failures = state.n_failures + 1
-        status = Status.LINE_SEARCH_FAILED if n_failures == MAX_FAILURES else Status.RUNNING
-        # The pairs may be what has gone bad.
-        pairs = state.pairs if n_failures == 1 else ()
+        """Hold the next step back more, until there is no use in it."""
+        damping = 4 * state.damping
+        given_up = damping >= MOST_DAMPING
         return replace(
             state,
-            damping=4 * state.damping,
-            n_failures=n_failures,
-            pairs=pairs,
+            damping=damping,
+            # After a second failure, the pairs may be what has gone bad.
+            pairs=state.pairs if state.step_length else (),
             step_length=0.0,
-            status=status,
+            status=Status.LINE_SEARCH_FAILED if given_up else Status.RUNNING,
         )
 
     def _minimise_surrogate(
         self, state: SolverState, evaluation: Evaluation, sample: Objective
     ) -> SolverState:
-        surrogate = _Corrected(sample, state.params, evaluation, self.metric, state.damping)
+        damping = state.damping * state.curvature
+        surrogate = _Corrected(sample, state.params, evaluation, self.metric, damping)
         inner = replace(
             state.restarted(), evaluation=surrogate.start, costs=(evaluation.cost,), step_length=0.0
         )
@@ -141,11 +142,12 @@ class Surrogate:
     def _norm(self, gradient: Vector) -> float:
         return math.sqrt(max(0.0, float(gradient @ self.inner.precondition(gradient))))
 
-    def _first_damping(self, state: SolverState) -> float:
+    def _curvature(self, state: SolverState) -> float:
+        """Return that along the newest pair, relative to M⁻¹."""
         if not state.pairs:
-            return self.first_damping
+            return 1.0
         s, y = state.pairs[-1]
-        return self.first_damping * float(y @ self.inner.precondition(y)) / float(s @ y)
+        return float(y @ self.inner.precondition(y)) / float(s @ y)
 
 
 class _Corrected:
