@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -56,11 +57,11 @@ def cast(x: AnyArray, dtype: str) -> AnyArray:
 
 
 def beside(x: AnyArray, values: np.ndarray[Any, Any], dtype: DTypeLike) -> AnyArray:
-    """Return a copy of NumPy `values` in the library and on the device of x."""
-    copied = np.array(values, dtype)
+    """Return NumPy `values` in the library and on the device of x; as they are if they fit."""
+    converted = np.asarray(values, dtype)
     if isinstance(x, np.ndarray):
-        return copied
-    return namespace_of(x).asarray(copied, device=array_api_compat.device(x))
+        return converted
+    return namespace_of(x).asarray(converted, device=array_api_compat.device(x))
 
 
 def empty_beside(x: AnyArray, shape: tuple[int, ...], dtype: str) -> AnyArray:
@@ -69,6 +70,20 @@ def empty_beside(x: AnyArray, shape: tuple[int, ...], dtype: str) -> AnyArray:
         return np.empty(shape, dtype)
     xp = namespace_of(x)
     return xp.empty(shape, dtype=getattr(xp, dtype), device=array_api_compat.device(x))
+
+
+class Scratch(threading.local):
+    """Memory that a thread uses again: fresh pages cost as much time as what is done in them."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, np.ndarray[Any, Any]] = {}
+
+    def empty(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+        """Return an array of any values, the same for the same name, shape and dtype."""
+        kept = self.kept.get(name)
+        if kept is None or kept.shape != shape or kept.dtype != dtype:
+            kept = self.kept[name] = np.empty(shape, dtype)
+        return kept
 
 
 def to_numpy(x: AnyArray) -> np.ndarray[Any, Any]:

@@ -12,6 +12,7 @@ from stackedae.arrays import (
     AnyArray,
     beside,
     cast,
+    empty_beside,
     to_numpy,
 )
 from stackedae.costs.activations import ACTIVATIONS, Activation
@@ -303,7 +304,7 @@ class AutoEncoderCost:
         """
         kernel = self._kernel(params, X)
         if codes is None:
-            codes = kernel.empty(X.shape[0], self.n_hidden + 1)
+            codes = empty_beside(X, (X.shape[0], self.n_hidden + 1), kernel.dtype)
         activation = beside(X, np.zeros(self.n_hidden + 1), "float64")
         for rows in row_blocks(X.shape[0], self.n_features):
             kernel.encode(cast(X[rows, :], kernel.dtype), codes[rows, :])

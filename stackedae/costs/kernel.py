@@ -9,6 +9,7 @@ import numpy as np
 
 from stackedae.arrays import (
     AnyArray,
+    Scratch,
     arithmetic_dtype,
     beside,
     empty_beside,
@@ -61,14 +62,14 @@ class Kernel:
         self.slope = None if slope is None else self.send(np.append(slope, 0.0))
         self.sums_slope = slope is None and "slope" in sums_layout.slices
         self.layout = _with_unit(sums_layout, self.sums_slope)
-        self.current = self.buffers
+        self.current: _Buffers | None = None
 
     # What not every use of a kernel needs is made when it is.
 
     @cached_property
     def W1(self) -> AnyArray:
         """Encoder weights (d, k), for scaled z."""
-        return self.send(np.pad(self.f.scale * self.P["W1"].T, ((0, 0), (0, 1))))
+        return self.send(self.padded("W1", self.P["W1"].T, self.f.scale))
 
     @cached_property
     def b1(self) -> AnyArray:
@@ -78,12 +79,16 @@ class Kernel:
     @cached_property
     def W2(self) -> AnyArray:
         """Decoder weights and biases (k, d), for scaled z."""
-        return self.send(self.g.scale * np.vstack((self.P["W2"].T, self.P["b2"])))
+        d, h = self.P["W2"].shape
+        weights = _SCRATCH.empty("W2", (h + 1, d), self.dtype)
+        np.multiply(self.P["W2"].T, self.g.scale, out=weights[:h], casting="same_kind")
+        weights[h] = self.g.scale * self.P["b2"]
+        return self.send(weights)
 
     @cached_property
     def W2_back(self) -> AnyArray:
         """Decoder weights (d, k), for errors on their way back."""
-        return self.send(np.pad(self.P["W2"], ((0, 0), (0, 1))))
+        return self.send(self.padded("W2_back", self.P["W2"], 1.0))
 
     @cached_property
     def total(self) -> AnyArray:
@@ -93,7 +98,7 @@ class Kernel:
     @cached_property
     def block(self) -> AnyArray:
         """Sums over one block, in one vector: one addition brings all of them to the total."""
-        return self.send(self.layout.zeros())
+        return self.send(self.zeros("block", self.layout.size, self.dtype))
 
     @cached_property
     def part(self) -> dict[str, AnyArray]:
@@ -104,28 +109,51 @@ class Kernel:
         }
 
     @cached_property
-    def buffers(self) -> _Buffers:
-        """Buffers for a whole block, or for all rows if they are fewer."""
-        n_rows, d = self.like.shape
-        return _Buffers(self, min(n_rows, rows_per_block(d)))
+    def buffers(self) -> tuple[AnyArray, ...]:
+        """Codes, errors, and what reconstructions and slopes share, for a whole block."""
+        d, k = self.P["W2"].shape[0], self.P["W2"].shape[1] + 1
+        n_rows = rows_per_block(d)
+        # The reconstruction is spent when δ2 and f'(z) are computed: one
+        # memory for both, so that more of it stays in cache.
+        return (
+            self.empty("codes", n_rows, k),
+            self.empty("error", n_rows, d),
+            self.empty("shared", n_rows * max(d, 2 * k)),
+        )
 
     def send(self, values: Array) -> AnyArray:
         """Return values where X is, in the precision of the arithmetic."""
         return beside(self.like, values, self.dtype)
 
-    def empty(self, *shape: int) -> AnyArray:
-        """Return an array like `send` does, of any values."""
+    def empty(self, name: str, *shape: int) -> AnyArray:
+        """Return scratch memory like `send` does, of any values."""
+        if self.xp is np:
+            return _SCRATCH.empty(name, shape, self.dtype)
         return empty_beside(self.like, shape, self.dtype)
+
+    def zeros(self, name: str, size: int, dtype: str) -> Array:
+        """Return scratch memory of zeros."""
+        values = _SCRATCH.empty(name, (size,), dtype)
+        values[...] = 0.0
+        return values
+
+    def padded(self, name: str, weights: Array, scale: float) -> Array:
+        """Return weights (d, h), scaled, with a column of zeros."""
+        d, h = weights.shape
+        out = _SCRATCH.empty(name, (d, h + 1), self.dtype)
+        np.multiply(weights, scale, out=out[:, :h], casting="same_kind")
+        out[:, h] = 0.0
+        return out
 
     def buffers_for(self, m: int) -> _Buffers:
         """Return the buffers for a block of m rows."""
-        if self.current.n_rows != m:
-            self.current = self.buffers if self.buffers.n_rows == m else _Buffers(self, m)
+        if self.current is None or self.current.n_rows != m:
+            self.current = _Buffers(self, m)
         return self.current
 
-    def widened(self, sums: Vector | None) -> Vector:
+    def widened(self, sums: Vector | None) -> Array:
         """Return sums with entries for the unit that is always 1."""
-        wide = self.layout.zeros()
+        wide = self.zeros("total", self.layout.size, "float64")
         if sums is not None:
             to = self.layout.unpack(wide)
             to["b2"] = to["W2"][:, -1]
@@ -209,17 +237,18 @@ class _Buffers:
     """Where a kernel computes on blocks of so many rows."""
 
     def __init__(self, kernel: Kernel, n_rows: int) -> None:
-        d, k = kernel.W2_back.shape
+        codes, error, shared = kernel.buffers
         self.n_rows = n_rows
         self.ones = kernel.send(np.ones(n_rows))
-        self.codes, self.error = kernel.empty(n_rows, k), kernel.empty(n_rows, d)
+        self.codes, self.error = codes[:n_rows, :], error[:n_rows, :]
         self.flat_error = kernel.xp.reshape(self.error, (-1,))
-        # The reconstruction is spent when δ2 and f'(z) are computed: one
-        # memory for both, so that more of it stays in cache.
-        shared = kernel.empty(n_rows * max(d, 2 * k))
+        (_, k), (_, d) = codes.shape, error.shape
 
         def view(start: int, columns: int) -> AnyArray:
             stop = start + n_rows * columns
             return kernel.xp.reshape(shared[start:stop], (n_rows, columns))
 
         self.output, self.delta, self.slope = view(0, d), view(0, k), view(n_rows * k, k)
+
+
+_SCRATCH = Scratch()
