@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -300,11 +300,7 @@ class _Here:
     def calls(
         self, name: str, function: Callable[..., T], arguments: Iterator[tuple[Any, ...]]
     ) -> list[T]:
-        every = list(arguments)
-        if len(every) == 1 or n_threads() == 1:
-            return [_single_threaded(function, *each) for each in every]
-        run = partial(_single_threaded, function)
-        return list(_pool(n_threads()).map(lambda each: run(*each), every))
+        return run_here(function, arguments)
 
     def tree(self, level: list[Vector]) -> Vector:
         return cast(Vector, _tree(self, level))
@@ -339,6 +335,15 @@ class _OnCluster:
     def persist(self, *tasks: Any) -> tuple[Any, ...]:
         with _large_graphs():
             return tuple(dask.base.persist(*tasks))
+
+
+def run_here(function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
+    """Return ``function(*each)`` of each of the arguments, computed by threads of this process."""
+    every = list(arguments)
+    if len(every) == 1 or n_threads() == 1:
+        return [_single_threaded(function, *each) for each in every]
+    run = partial(_single_threaded, function)
+    return list(_pool(n_threads()).map(lambda each: run(*each), every))
 
 
 def capacity() -> float:

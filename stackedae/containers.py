@@ -14,7 +14,7 @@ import zarr
 from numpy.typing import DTypeLike
 
 from stackedae.blas import one_blas_thread
-from stackedae.cluster import Shards, literal, task
+from stackedae.cluster import Shards, literal, run_here, task
 from stackedae.errors import DataError
 from stackedae.layout import Array
 from stackedae.memory import rows_per_shard, shard_rows
@@ -166,7 +166,7 @@ def map_samples(
     if isinstance(array, da.Array):
         result = _map_blocks(function, array, sample_shape, np.dtype(dtype), name)
     else:
-        result = _on_block(array, "", function=function, sample_shape=sample_shape)
+        result = _map_here(function, array, sample_shape, np.dtype(dtype))
     if not isinstance(X, xr.DataArray):
         return result
     if sample_dims is None:
@@ -176,6 +176,21 @@ def map_samples(
     }
     labelled = xr.DataArray(result, coords=along_samples, dims=(X.dims[0], *sample_dims))
     return labelled.rename(None)  # it would bear the key of the Dask array
+
+
+def _map_here(
+    function: RowFunction, array: Array, sample_shape: tuple[int, ...], dtype: Any
+) -> Array:
+    out = np.empty((len(array), *sample_shape), dtype)
+    row_bytes = math.prod(array.shape[1:]) * array.itemsize
+    rows = shard_rows((len(array),), rows_per_shard(len(array), row_bytes))
+
+    def fill(start: int, stop: int) -> None:
+        part = array[start:stop]
+        out[start:stop] = _on_block(part, "", start, function=function, sample_shape=sample_shape)
+
+    run_here(fill, pairwise(np.cumsum((0, *rows)).tolist()))
+    return out
 
 
 def _map_blocks(
@@ -199,12 +214,17 @@ def _map_blocks(
 
 
 def _on_block(
-    block: Array, where: str, *, function: RowFunction, sample_shape: tuple[int, ...]
+    block: Array,
+    where: str,
+    first_row: int = 0,
+    *,
+    function: RowFunction,
+    sample_shape: tuple[int, ...],
 ) -> Array:
     rows = block.reshape(len(block), -1)
     bad = first_bad_row(rows)
     if bad >= 0:
-        raise _bad_row_error(f"row {bad}{where}")
+        raise _bad_row_error(f"row {first_row + bad}{where}")
     return function(rows).reshape(len(block), *sample_shape)
 
 
@@ -234,4 +254,5 @@ def _row_blocks(array: Array | da.Array, rows: tuple[int, ...], dtype: np.dtype[
 
 
 def _as_rows(block: Array, dtype: np.dtype[Any]) -> Array:
-    return np.ascontiguousarray(block.reshape(len(block), -1), dtype=dtype)
+    # What came over a network may lie at any address; BLAS would copy it every time.
+    return np.require(block.reshape(len(block), -1), dtype, ("C", "A"))

@@ -9,7 +9,7 @@ import numpy as np
 
 from stackedae.costs import AutoEncoderCost
 from stackedae.layout import Array
-from stackedae.memory import row_blocks
+from stackedae.memory import MAX_BLOCK_ROWS
 from stackedae.solvers import Status
 
 
@@ -105,6 +105,7 @@ class Stack:
     def _by_blocks(self, function: Callable[[Array], Array], X: Array, n_columns: int) -> Array:
         dtype = self.layers[0].params.dtype
         out = np.empty((len(X), n_columns), dtype)
-        for rows in row_blocks(len(X), X.shape[1]):
+        for start in range(0, len(X), MAX_BLOCK_ROWS):
+            rows = slice(start, start + MAX_BLOCK_ROWS)
             out[rows] = function(X[rows].astype(dtype, copy=False))
         return out

@@ -124,7 +124,8 @@ def first_bad_row(X: Array) -> int:
     if X.dtype.kind != "f":
         return -1
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(X.sum(dtype=np.float64)):  # one number says that all is well
+        # One number says that all is well; where it overflows, all are looked at.
+        if np.isfinite(X.sum(dtype=np.result_type(X.dtype, np.float32))):
             return -1
     good = np.isfinite(X).all(axis=1)
     return -1 if good.all() else int(np.argmin(good))

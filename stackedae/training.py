@@ -27,7 +27,6 @@ from stackedae.solvers import (
     COST_WINDOW,
     LBFGS,
     GradientDescent,
-    Solver,
     SolverState,
     Status,
     StrongWolfe,
@@ -82,14 +81,9 @@ class TrainingSettings:
     dtype: str
 
     @property
-    def grows(self) -> bool:
-        """Whether samples are to save passes over all rows."""
-        return self.solver == "lbfgs" and self.batching == "progressive"
-
-    @property
     def n_evaluations(self) -> int:
         """Evaluations over all rows, about and at most."""
-        return self.n_steps if self.grows else self.max_iter
+        return self.n_steps if self.batching == "progressive" else self.max_iter
 
     @property
     def n_steps(self) -> int:
@@ -163,21 +157,11 @@ def train_layer(
     if output_activation == "auto":
         output_activation = "identity" if n_outside else "logistic"
     cost = settings.cost(rows.shards.n_features, output_activation)
-    mean = sample.sum(column_sums, name="stackedae-mean") / sample.n_rows
-    scatter = sample.sum(scatter_sums, mean, name="stackedae-covariance")
-    moments = Moments.from_sums(mean, scatter, sample.n_rows)
+    moments = moments_of(sample)
     start = cost.initial_params(rng, moments)
-    if training.grows and is_worth_sampling(rows.shards.n_rows):
-        state = _minimise_progressively(cost, rows, sample, moments, start, training, seed, log)
-    else:
-        state = minimize(
-            _solver(cost, moments, training),
-            DaskObjective(cost, rows.shards, visits=log.visits),
-            start,
-            max_iter=training.max_iter,
-            tol=training.tol,
-            on_step=log.on_all,
-        )
+    state = minimise(
+        cost, rows, sample, moments, start, training, seed, visits=log.visits, on_step=log.on_step
+    )
     if state.evaluation is None or not state.evaluation.is_finite:
         raise DataError(f"The cost at the start is not finite: {Status.NOT_FINITE.advice}.")
     return Layer(
@@ -188,7 +172,14 @@ def train_layer(
     )
 
 
-def _minimise_progressively(
+def moments_of(sample: Shards) -> Moments:
+    """Return the mean and covariance of rows."""
+    mean = sample.sum(column_sums, name="stackedae-mean") / sample.n_rows
+    scatter = sample.sum(scatter_sums, mean, name="stackedae-covariance")
+    return Moments.from_sums(mean, scatter, sample.n_rows)
+
+
+def minimise(
     cost: AutoEncoderCost,
     rows: Rows,
     sample: Shards,
@@ -196,25 +187,61 @@ def _minimise_progressively(
     start: Vector,
     training: TrainingSettings,
     seed: int,
-    log: _Log,
+    *,
+    visits: Visits,
+    on_step: Callable[[str, SolverState], None],
 ) -> SolverState:
-    """Minimise over samples that grow, then over all rows by steps that see them once each."""
+    """Minimise a cost over rows: all of them in every step, or progressively.
+
+    Parameters
+    ----------
+    cost : AutoEncoderCost
+        What to minimise.
+    rows : Rows
+        What to minimise it over.
+    sample : Shards
+        Some of them, to start with.
+    moments : Moments
+        What the preconditioner is made of.
+    start : ndarray of shape (cost.layout.size,)
+        First parameters.
+    training : TrainingSettings
+        How.
+    seed : int
+        Of samples.
+    visits : Visits
+        Where rows are counted.
+    on_step : callable
+        Called with "sample" or "full" and the state after every step.
+
+    Returns
+    -------
+    SolverState
+        After the last step; its evaluation is over all rows.
+    """
+    objective = DaskObjective(cost, rows.shards, seed=seed, visits=visits)
+    over_all = partial(
+        minimize, objective=objective, tol=training.tol, on_step=partial(on_step, "full")
+    )
+    search = StrongWolfe(rounding=float(np.finfo(training.dtype).eps))
+    if training.solver == "gd":
+        return over_all(GradientDescent(search), start=start, max_iter=training.max_iter)
     preconditioner = cost.preconditioner(moments)
-    inner = LBFGS(_search(training), preconditioner=preconditioner)
+    lbfgs = LBFGS(search, preconditioner=preconditioner)
+    if training.batching == "full" or not is_worth_sampling(rows.shards.n_rows):
+        return over_all(lbfgs, start=start, max_iter=training.max_iter)
     grown = grow_samples(
         cost,
         sample,
-        inner,
+        lbfgs,
         start,
         max_iter=training.max_iter,
         tol=training.tol,
-        visits=log.visits,
-        on_step=partial(log.on_step, "sample"),
+        visits=visits,
+        on_step=partial(on_step, "sample"),
     )
-    objective = DaskObjective(cost, rows.shards, seed=seed, visits=log.visits)
-    until_stopped = partial(minimize, objective=objective, tol=training.tol, on_step=log.on_all)
-    state = until_stopped(
-        Surrogate(inner, preconditioner.inverse),
+    state = over_all(
+        Surrogate(lbfgs, preconditioner.inverse),
         start=grown.restarted(),
         max_iter=grown.iteration + training.n_steps,
     )
@@ -224,17 +251,7 @@ def _minimise_progressively(
     # them; from the start if they never did.
     misled = state.iteration - grown.iteration <= COST_WINDOW
     state = replace(state.restarted(), pairs=(), params=start if misled else state.params)
-    return until_stopped(inner, start=state, max_iter=state.iteration + training.max_iter)
-
-
-def _solver(cost: AutoEncoderCost, moments: Moments, training: TrainingSettings) -> Solver:
-    if training.solver == "gd":
-        return GradientDescent(_search(training))
-    return LBFGS(_search(training), preconditioner=cost.preconditioner(moments))
-
-
-def _search(training: TrainingSettings) -> StrongWolfe:
-    return StrongWolfe(rounding=float(np.finfo(training.dtype).eps))
+    return over_all(lbfgs, start=state, max_iter=state.iteration + training.max_iter)
 
 
 class _Log:
@@ -247,10 +264,6 @@ class _Log:
         self.before = Visits()
         self.bytes_read = rows.bytes_to_hold
         self.since = time.perf_counter()
-
-    def on_all(self, state: SolverState) -> None:
-        """Record where the solver stands after a step over all rows."""
-        self.on_step("full", state)
 
     def on_step(self, phase: str, state: SolverState) -> None:
         """Record where the solver stands after a step."""

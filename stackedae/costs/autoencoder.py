@@ -433,7 +433,7 @@ class AutoEncoderCost:
 
 def _affine(X: Array, W: Array, b: Array, activation: Activation) -> Array:
     scale = W.dtype.type(activation.scale)  # a power of two: nothing is rounded
-    out = X @ (scale * W.T)
+    out = X @ np.ascontiguousarray((scale * W).T)
     out += scale * b
     activation.apply(np, out)
     return out

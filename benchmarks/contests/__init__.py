@@ -1,0 +1,1 @@
+"""What `peers.py` measures: one module for each section of its report."""
