@@ -25,7 +25,7 @@ from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import filter_montage, filters_of
 from stackedae.preprocessing import ContrastNormalizer
 from stackedae.storage import kind_of, new_samples, open_samples, refuse_existing
-from stackedae.training import DTYPES, SOLVERS
+from stackedae.training import BATCHING, DTYPES, SOLVERS
 
 _ZOOM = 12
 
@@ -177,6 +177,13 @@ def extract(
     default="lbfgs",
     show_default=True,
     help="How to minimise.",
+)
+@click.option(
+    "--batching",
+    type=click.Choice(BATCHING),
+    default="progressive",
+    show_default=True,
+    help="Few passes over the samples, or all of them in every iteration.",
 )
 @click.option("--max-iter", type=int, default=400, show_default=True, help="Iterations per layer.")
 @click.option(

@@ -130,9 +130,10 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     Notes
     -----
-    Samples are held in memory, by Dask workers if there are any, from the start of `fit` to its
-    end. The same chunks and the same `random_state` give the same bits on every scheduler and any
-    number of workers.
+    Samples that fit into half of the memory of the workers are held there from the start of `fit`
+    to its end; more are read again for every evaluation. What was decided is logged, to the logger
+    "stackedae". The same chunks and the same `random_state` give the same bits on every scheduler,
+    any number of workers, held or not.
 
     References
     ----------
