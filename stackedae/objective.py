@@ -103,12 +103,36 @@ class DaskObjective:
         return cost.finish(params, add_up(sums))
 
     def evaluate(self, params: Vector, sample: int) -> Evaluation:
-        """Evaluate, and draw the sample of this number from the same read of the rows."""
+        """Evaluate, and draw a sample from the same read of the rows.
+
+        Parameters
+        ----------
+        params : ndarray of shape (n_parameters,)
+            Where to evaluate.
+        sample : int
+            Number of the sample, for `sample`.
+
+        Returns
+        -------
+        Evaluation
+            Over all rows.
+        """
         self.visits.count(self.shards)
         return self.cost.finish(params, self._sum_and_draw(self.cost.chunk_sums, params, sample))
 
     def sample(self, number: int) -> DaskObjective:
-        """Return the objective over the sample of this number; it counts its visits with ours."""
+        """Return the objective over a sample of the rows.
+
+        Parameters
+        ----------
+        number : int
+            Which: samples of other numbers are other rows, as long as there are any.
+
+        Returns
+        -------
+        DaskObjective
+            It counts its visits with ours.
+        """
         if self._sample is None or self._sample[0] != number:
             self.visits.reads += not self.shards.held
             self._sum_and_draw(_nothing, None, number)
