@@ -103,8 +103,8 @@ def train_stack(
     Parameters
     ----------
     X : container of shape (n_samples, …)
-        Samples; read once, then held by the workers. Features of a layer are computed where its
-        rows are, and held there for the next layer; the client never holds them.
+        Samples; see `stackedae.rows` for where they, and the features of each layer, are while they
+        are needed.
     layers : sequence of LayerSettings
         From the data up.
     training : TrainingSettings

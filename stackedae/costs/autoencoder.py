@@ -232,7 +232,17 @@ class AutoEncoderCost:
         )
 
     def flops(self, n_rows: int) -> float:
-        """Return the floating-point operations of `chunk_sums` for so many rows."""
+        """Return the floating-point operations of `chunk_sums`.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows of the chunk.
+
+        Returns
+        -------
+        float
+        """
         return (12.0 if self._sparse else 10.0) * self.n_features * self.n_hidden * n_rows
 
     def encode(self, params: Array, X: Array) -> Array:
@@ -347,7 +357,19 @@ class AutoEncoderCost:
         return total
 
     def evaluate(self, params: Vector, X: AnyArray) -> Evaluation:
-        """Return the cost and its gradient over the rows of X, all of which are at hand.
+        """Return the cost and its gradient over rows that are all at hand.
+
+        Parameters
+        ----------
+        params : ndarray of shape (layout.size,)
+            Parameters.
+        X : array of shape (n_rows, n_features)
+            Rows.
+
+        Returns
+        -------
+        Evaluation
+            That of `finish` and `chunk_sums`, but for rounding, in less time.
 
         Examples
         --------
