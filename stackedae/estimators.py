@@ -528,7 +528,8 @@ def _listeners(verbose: int, callback: Callable[[Record], None] | None) -> Calla
     def on_iteration(record: Mapping[str, Any]) -> None:
         if verbose and (verbose > 1 or record["iteration"] % 10 == 0):
             print(
-                f"layer {record['layer']}  iteration {record['iteration']:4d}  "
+                f"layer {record['layer']}  {record['n_rows']} rows  "
+                f"iteration {record['iteration']:4d}  "
                 f"cost {record['cost']:.6g}  gradient {record['gradient_norm']:.2g}  "
                 f"evaluations {record['n_evaluations']}  {record['seconds']:.2g} s"
             )

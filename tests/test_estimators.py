@@ -279,7 +279,7 @@ def test_callback_and_verbose(digits, capsys):
     assert seen == sae.history_
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 1
-    assert printed[0].startswith("layer 0  iteration   10  cost ")
+    assert printed[0].startswith(f"layer 0  {len(digits)} rows  iteration   10  cost ")
     quick(verbose=2, max_iter=3).fit(digits)
     assert len(capsys.readouterr().out.splitlines()) == 3
 
@@ -361,3 +361,18 @@ def test_transform_checks_what_it_gets(digits, fitted):
     for method in (*METHODS, "inverse_transform", "score", "save"):
         with pytest.raises(NotFittedError):
             getattr(quick(), method)(digits)
+
+
+def test_a_grid_search_reads_the_data_once_per_setting_and_phase(digits):
+    rows_read = []
+
+    def read(block):
+        rows_read.append(len(block))
+        return block
+
+    lazy = da.from_array(digits, chunks=(500, -1, -1)).map_blocks(read, meta=np.empty((0, 0, 0)))
+    grid = {"sparsity_target": [0.05, 0.1], "alpha": [0, 1e-4], "hidden_layer_sizes": [(4,), (5,)]}
+    fold = np.split(np.arange(len(digits)), [1000])
+    search = GridSearchCV(quick(max_iter=2), grid, cv=[fold], refit=False).fit(lazy)
+    assert len(search.cv_results_["params"]) == 8
+    assert sum(rows_read) == 8 * len(digits)  # some rows to train on, the others to score
