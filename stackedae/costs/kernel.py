@@ -221,8 +221,9 @@ def _with_unit(layout: Layout, with_slope: bool) -> Layout:
         "slope_x": (k, d),
         "slope": (k,),
     }
+    left_out = {"b2"} if with_slope else {"b2", "slope_x", "slope"}
     return Layout.of(
-        **{name: wide.get(name, shape) for name, shape in shapes.items() if name != "b2"}
+        **{name: wide.get(name, shape) for name, shape in shapes.items() if name not in left_out}
     )
 
 

@@ -203,6 +203,7 @@ def test_preconditioner_is_symmetric_and_positive(n_features, sparsity_weight):
     u, v = rng.normal(size=(2, cost.layout.size))
     assert u @ M(v) == pytest.approx(v @ M(u))
     assert u @ M(u) > 0
+    assert M.inverse(M(u)) == pytest.approx(u, abs=1e-8 * np.abs(M(u)).max())
 
 
 def test_preconditioner_of_constant_rows_is_finite():
