@@ -244,7 +244,7 @@ def _row_blocks(array: Array | da.Array, rows: tuple[int, ...], dtype: np.dtype[
     borders = list(pairwise(np.cumsum((0, *rows)).tolist()))
     if not isinstance(array, da.Array):
         parts = [literal("stackedae-rows", array[start:stop]) for start, stop in borders]
-    elif (reader := reader_behind(array)) is not None and min(array.chunks[0]) <= max(rows):
+    elif (reader := reader_behind(array)) is not None and max(array.chunks[0]) <= max(rows):
         # Else several shards would decode the same chunk.
         return [StoredRows(reader, start, stop, dtype) for start, stop in borders]
     else:

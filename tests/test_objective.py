@@ -68,6 +68,14 @@ def test_same_bits_on_any_number_of_threads(problem):
             assert bits(objective(params)) == expected
 
 
+def test_no_chunk_is_decoded_by_several_shards(tmp_path):
+    X = np.zeros((20_000, 64), np.float32)  # the last of these chunks is a small one
+    stored = zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(9900, 64))
+    shards = cut_into_shards(stored)
+    assert max(shards.rows) < 9900
+    assert not any(isinstance(block, StoredRows) for block in shards.blocks)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
 @pytest.mark.parametrize("chunk_rows", [700, 4096, 6000])
 def test_same_bits_whether_held_or_streamed(cluster, chunk_rows, dtype, tmp_path):
