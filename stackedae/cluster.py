@@ -5,6 +5,7 @@ Whatever Dask scheduler is active is used: a `distributed.Client` if there is on
 
 from __future__ import annotations
 
+import math
 import operator
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -379,8 +380,9 @@ def _pool(n_workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_workers, thread_name_prefix="stackedae")
 
 
-def _memory_limits(dask_scheduler: Any) -> int:
-    return sum(worker.memory_limit or 0 for worker in dask_scheduler.workers.values())
+def _memory_limits(dask_scheduler: Any) -> float:
+    # A worker without a limit is not one without memory.
+    return sum(worker.memory_limit or math.inf for worker in dask_scheduler.workers.values())
 
 
 def _single_threaded(function: Callable[..., T], *arguments: Any) -> T:

@@ -1,6 +1,7 @@
 import itertools
 
 import dask
+import distributed
 import hypothesis.strategies as st
 import numpy as np
 import psutil
@@ -124,3 +125,8 @@ def test_memory_of_the_workers(cluster):
         with dask.config.set({"stackedae.memory": "2GB"}):
             assert capacity() == 2e9
     assert 0 < capacity() <= psutil.virtual_memory().total
+
+
+def test_workers_without_a_limit_are_not_workers_without_memory():
+    with distributed.Client(processes=False, memory_limit=0, dashboard_address=None):
+        assert capacity() == np.inf
