@@ -132,8 +132,10 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     -----
     Samples that fit into half of the memory of the workers are held there from the start of `fit`
     to its end; more are read again for every evaluation. What was decided is logged, to the logger
-    "stackedae". The same chunks and the same `random_state` give the same bits on every scheduler,
-    any number of workers, held or not.
+    "stackedae". ``dask.config.set({"stackedae.memory": "10GB"})`` says how much memory there is;
+    "stackedae.scratch" names a folder, seen by all workers, for features that fit nowhere else.
+    The same chunks and the same `random_state` give the same bits on every scheduler, any number
+    of workers, held or not.
 
     References
     ----------

@@ -158,6 +158,7 @@ def train_layer(
         output_activation = "identity" if n_outside else "logistic"
     cost = settings.cost(rows.shards.n_features, output_activation)
     moments = moments_of(sample)
+    log.visits.reads += 0 if sample.held else 2  # for the mean, and around it
     start = cost.initial_params(rng, moments)
     state = minimise(
         cost, rows, sample, moments, start, training, seed, visits=log.visits, on_step=log.on_step
