@@ -1,341 +1,186 @@
-"""Rows where the workers are: shards, what is summed over them, what is mapped over them.
+"""The workers: tasks for them, on whatever Dask scheduler is active, or in this process.
 
-Whatever Dask scheduler is active is used: a `distributed.Client` if there is one, else threads.
+A `distributed.Client` is used if there is one, else threads.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import pairwise
-from typing import Any, TypeVar, cast
+from itertools import accumulate, pairwise
+from typing import Any, Protocol, TypeVar, cast
 
 import dask.base
+import dask.config
+import dask.core
 import distributed
 import distributed.system
-import numpy as np
 import psutil
 from dask.delayed import Delayed, delayed
+from dask.highlevelgraph import HighLevelGraph
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
-from numpy.typing import DTypeLike
 
 from stackedae.blas import one_blas_thread
-from stackedae.layout import Array, Vector
-from stackedae.memory import rows_per_shard
-
-TREE_ARITY = 16
-"""Sums that one task adds up: fixed, so that the order of additions is."""
 
 T = TypeVar("T")
 
-Kernel = Callable[..., Vector]
-"""``kernel(*arguments, rows, out)`` adds sums over rows to `out` (None: to zero), returns them."""
+
+Place = str | None
+"""Address of a worker; None: anywhere."""
 
 
-class RowSource:
-    """Rows that are read, or computed, whenever they are needed."""
-
-    def portions(self) -> Iterator[Array]:
-        """Yield the rows in order, a multiple of `MAX_BLOCK_ROWS` of them at a time."""
-        raise NotImplementedError
-
-
-class MappedRows(RowSource):
-    """Rows that a function computes of others, a portion at a time."""
-
-    def __init__(self, function: Callable[..., Array], *arguments: Any) -> None:
-        *self.arguments, self.rows = arguments
-        self.function = function
-
-    def portions(self) -> Iterator[Array]:
-        """Yield what the function makes of every portion."""
-        for rows in _portions(self.rows):
-            yield self.function(*self.arguments, rows)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """A stratified random sample: of every shard, its share of the rows.
-
-    Rows of a shard have a random order, which depends on `seed` and the number of the shard alone;
-    a sample is a stretch of it. So samples from the same start are nested, and stretches that do
-    not overlap are disjoint.
-
-    Parameters
-    ----------
-    start, stop : float
-        The stretch, between 0 and 1.
-    seed : int
-        Of the random order.
-    """
-
-    start: float
-    stop: float
-    seed: int
-
-    def size(self, shard: int, n_rows: int) -> int:
-        """Return how many of the rows of a shard are drawn."""
-        first, last = self._ends(shard, n_rows)
-        return last - first
-
-    def rows(self, shard: int, n_rows: int) -> np.ndarray[Any, Any]:
-        """Return which they are, in ascending order."""
-        first, last = self._ends(shard, n_rows)
-        order = np.random.default_rng((self.seed, shard)).permutation(n_rows)
-        return np.sort(order[first:last])
-
-    def _ends(self, shard: int, n_rows: int) -> tuple[int, int]:
-        # A fraction of a row is rounded up in some shards and down in others.
-        dither = (shard * 0.6180339887498949) % 1.0
-        return int(self.start * n_rows + dither), int(self.stop * n_rows + dither)
-
-
-@dataclass(frozen=True)
-class Shards:
-    """Rows of a data set, cut into shards that stay where the workers are.
-
-    Parameters
-    ----------
-    blocks : sequence of Delayed, RowSource or ndarray
-        The rows of each shard, (rows, n_features) once computed; ndarrays if the client has them.
-    rows : tuple of int
-        Rows of each shard; they depend on the data alone, never on the cluster.
-    n_features : int
-        Columns.
-    dtype : dtype
-        Of the rows.
-    held : bool
-        Whether rows are kept in memory, and not read or computed again by every use.
-    here : bool
-        Whether the client has the rows and works on them itself.
-    """
-
-    blocks: Sequence[Any]
-    rows: tuple[int, ...]
-    n_features: int
-    dtype: np.dtype[Any]
-    held: bool = False
-    here: bool = False
+class Runner(Protocol):
+    """Where calls are made: in this process at once, or as tasks of the active scheduler."""
 
     @property
-    def n_rows(self) -> int:
-        """Rows of all shards together."""
-        return sum(self.rows)
+    def n_threads(self) -> int:
+        """Calls that are made at a time."""
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all rows."""
-        return self.n_rows * self.n_features * self.dtype.itemsize
+    def send(self, name: str, value: Any) -> Any:
+        """Bring a value to where calls are made, once."""
 
-    @property
-    def _runner(self) -> _Here | _OnCluster:
-        return _Here() if self.here else _OnCluster()
+    def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Make a call, or a task of it."""
 
-    def hold(self, *, here: bool = False) -> Shards:
-        """Compute every shard and keep it in memory: of the client if `here`, else of the workers.
-
-        What is lost with a worker is computed again from its source.
-        """
-        if self.held and (self.here or not here):
-            return self
-        run = self._runner
-        loads = run.calls("stackedae-load", _whole, ((block,) for block in self.blocks))
-        blocks = (run.compute if here else run.persist)(*loads)
-        return replace(self, blocks=blocks, held=True, here=self.here or here)
-
-    def map(
+    def calls(
         self,
-        function: Callable[..., Array],
-        *arguments: Any,
-        n_features: int,
-        dtype: DTypeLike,
         name: str,
-    ) -> Shards:
-        """Return the shards ``function(*arguments, rows)``; nothing is computed yet.
-
-        Parameters
-        ----------
-        function : callable
-            Returns as many rows as it is given, each whatever the others are.
-        *arguments : object
-            Handed to every call; travels once to every worker, not once with every task.
-        n_features, dtype : int, dtype
-            Columns and dtype of what the function returns.
-        name : str
-            What dashboards call the tasks.
-        """
-        run = self._runner
-        sent = [run.send(f"{name}-argument", argument) for argument in arguments]
-        blocks = [run.call(name, MappedRows, function, *sent, block) for block in self.blocks]
-        return Shards(blocks, self.rows, n_features, np.dtype(dtype), here=self.here)
-
-    def sum(self, kernel: Kernel, *arguments: Any, name: str) -> Vector:
-        """Return the sum over shards of ``kernel(*arguments, rows, out)``, in a fixed tree.
-
-        Parameters
-        ----------
-        kernel : callable
-            Adds sums to a flat float64 vector, the same size for every shard.
-        *arguments : object
-            Handed to every call; travels once to every worker, not once with every task.
-        name : str
-            What dashboards call the tasks.
-        """
-        sizes = (len(self.rows),)
-        (total,) = self.sum_groups(kernel, *arguments, sizes=sizes, name=name)
-        return total
-
-    def sum_groups(
-        self, kernel: Kernel, *arguments: Any, sizes: Sequence[int], name: str
-    ) -> tuple[Vector, ...]:
-        """Return what `sum` does for groups of so many shards, which follow each other."""
-        run = self._runner
-        parts: list[Any] = self._calls(partial(_sum_rows, kernel), arguments, name)
-        borders = pairwise(np.cumsum((0, *sizes)).tolist())
-        return run.compute(*(run.tree(parts[start:stop]) for start, stop in borders))
-
-    def followed_by(self, others: Shards) -> Shards:
-        """Return these shards and others of the same kind."""
-        blocks, rows = (*self.blocks, *others.blocks), self.rows + others.rows
-        return replace(self, blocks=blocks, rows=rows)
-
-    def sum_and_draw(
-        self, kernel: Kernel, *arguments: Any, draw: Draw, here: bool, name: str
-    ) -> tuple[Vector, Shards]:
-        """Return what `sum` does, and a sample of the rows, from one read of them.
-
-        Parameters
-        ----------
-        kernel, *arguments, name
-            As for `sum`.
-        draw : Draw
-            The sample.
-        here : bool
-            Whether the client is to hold it.
-        """
-        run = self._runner
-        both: list[Any] = self._calls(
-            partial(_sum_and_take, kernel, draw), arguments, name, *self._numbers
-        )
-        sums: list[Any] = [run.call("stackedae-sums-of", operator.itemgetter(0), b) for b in both]
-        total = run.tree(sums)
-        drawn = [run.call("stackedae-drawn-of", operator.itemgetter(1), b) for b in both]
-        sample = self._joined(drawn, draw)
-        if here or self.here:
-            values, *blocks = run.compute(total, *sample.blocks)
-        else:
-            kept, *blocks = run.persist(total, *sample.blocks)
-            (values,) = run.compute(kept)
-        return values, replace(sample, blocks=blocks, here=here or self.here)
-
-    def draw(self, draw: Draw) -> Shards:
-        """Return a sample of rows, held where these are."""
-        parts = self._calls(partial(_take, draw), (), "stackedae-draw", *self._numbers)
-        sample = self._joined(parts, draw)
-        return replace(sample, blocks=self._runner.persist(*sample.blocks))
-
-    @property
-    def _numbers(self) -> tuple[Sequence[int], Sequence[int]]:
-        return range(len(self.rows)), self.rows
-
-    def _joined(self, parts: Sequence[Any], draw: Draw) -> Shards:
-        """Join what was drawn of shards to as many shards as so many rows should have."""
-        run = self._runner
-        drawn = [draw.size(shard, n_rows) for shard, n_rows in zip(*self._numbers, strict=True)]
-        target = rows_per_shard(sum(drawn), self.n_features * self.dtype.itemsize)
-        groups: dict[int, list[int]] = {}
-        for shard, before in enumerate(np.cumsum([0, *drawn[:-1]])):
-            if drawn[shard]:
-                groups.setdefault(int(before) // target, []).append(shard)
-        blocks = [
-            run.call("stackedae-join", np.concatenate, [parts[shard] for shard in group])
-            for group in groups.values()
-        ]
-        sizes = tuple(sum(drawn[shard] for shard in group) for group in groups.values())
-        return replace(self, blocks=blocks, rows=sizes, held=True)
-
-    def gather(self, function: Callable[..., T], *each: Sequence[Any], name: str) -> tuple[T, ...]:
-        """Return ``function(*of_each, rows)`` of every shard, in order; results should be small.
-
-        Parameters
-        ----------
-        function : callable
-            What to call.
-        *each : sequence
-            One argument per shard.
-        name : str
-            What dashboards call the tasks.
-        """
-        run = self._runner
-        calls = zip(*each, self.blocks, strict=True)
-        return run.compute(*run.calls(name, partial(_on_whole, function), calls))
-
-    def _calls(
-        self,
         function: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        name: str,
-        *each: Sequence[Any],
+        arguments: Iterable[tuple[Any, ...]],
+        places: Sequence[Place] | None = None,
     ) -> list[Any]:
-        run = self._runner
-        sent = [run.send(f"{name}-argument", argument) for argument in arguments]
-        calls = ((*sent, *rest) for rest in zip(*each, self.blocks, strict=True))
-        return run.calls(name, function, calls)
+        """Make many calls, side by side; each in a place, if there are any."""
+
+    def compute(self, *values: Any) -> tuple[Any, ...]:
+        """Return the results of calls."""
+
+    def persist(self, *values: Any) -> tuple[Any, ...]:
+        """Start to compute the results of calls, to be kept where they are."""
+
+    def share_out(self, sizes: Sequence[int]) -> Sequence[Place]:
+        """Return places for things of such sizes: neighbours together, by the strength of each."""
 
 
-class _Here:
+class Here:
     """Runs calls at once, in this process, on as many threads as Dask would."""
 
+    @property
+    def n_threads(self) -> int:
+        """Threads of this process."""
+        return n_threads()
+
     def send(self, name: str, value: T) -> T:
+        """Return the value."""
         return value
 
     def call(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
+        """Make a call."""
         return function(*arguments)
 
     def calls(
-        self, name: str, function: Callable[..., T], arguments: Iterator[tuple[Any, ...]]
+        self,
+        name: str,
+        function: Callable[..., T],
+        arguments: Iterable[tuple[Any, ...]],
+        places: Sequence[Place] | None = None,
     ) -> list[T]:
+        """Make many calls, on threads."""
         return run_here(function, arguments)
 
-    def tree(self, level: list[Vector]) -> Vector:
-        return cast(Vector, _tree(self, level))
-
     def compute(self, *values: Any) -> tuple[Any, ...]:
+        """Return the values."""
         return values
 
     persist = compute
 
+    def share_out(self, sizes: Sequence[int]) -> Sequence[Place]:
+        """Return no places: all is here."""
+        return [None] * len(sizes)
 
-class _OnCluster:
+
+class OnCluster:
     """Makes tasks of calls, and computes them on the active Dask scheduler."""
 
+    @property
+    def n_threads(self) -> int:
+        """Threads of all workers."""
+        client = active_client()
+        return n_threads() if client is None else sum(client.nthreads().values())
+
     def send(self, name: str, value: Any) -> Delayed:
+        """Return the value as a task."""
         return literal(name, value)
 
     def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Delayed:
+        """Return a call as a task."""
         return task(name, function, *arguments)
 
     def calls(
-        self, name: str, function: Callable[..., Any], arguments: Iterator[tuple[Any, ...]]
+        self,
+        name: str,
+        function: Callable[..., Any],
+        arguments: Iterable[tuple[Any, ...]],
+        places: Sequence[Place] | None = None,
     ) -> list[Delayed]:
-        return [task(name, function, *each) for each in arguments]
+        """Return calls as tasks.
 
-    def tree(self, level: list[Delayed]) -> Delayed:
-        return cast(Delayed, _tree(self, level))
+        Places are wishes: what a worker that is gone should have done, any other does.
+        """
+        if places is None:
+            return [task(name, function, *each) for each in arguments]
+        tasks = []
+        for place, each in zip(places, arguments, strict=True):
+            wish = {} if place is None else {"workers": [place], "allow_other_workers": True}
+            with dask.base.annotate(**wish):
+                tasks.append(task(name, function, *each))
+        return tasks
 
     def compute(self, *tasks: Any) -> tuple[Any, ...]:
+        """Compute tasks."""
         with _large_graphs():
             return tuple(dask.base.compute(*tasks))
 
     def persist(self, *tasks: Any) -> tuple[Any, ...]:
+        """Compute tasks; their results stay with the workers."""
         with _large_graphs():
             return tuple(dask.base.persist(*tasks))
+
+    def share_out(self, sizes: Sequence[int]) -> Sequence[Place]:
+        """Return a worker for each thing: runs of them, as many threads so many things.
+
+        Left to itself the scheduler moves rows about whenever a worker seems to be less busy.
+        """
+        client = active_client()
+        threads = {} if client is None else client.nthreads()
+        if len(threads) < 2:
+            return [None] * len(sizes)
+        borders = cut_in_proportion(sizes, list(threads.values()))
+        return [
+            worker
+            for worker, (start, stop) in zip(threads, pairwise(borders), strict=True)
+            for _ in range(start, stop)
+        ]
+
+
+def cut_in_proportion(sizes: Sequence[int], weights: Sequence[int]) -> list[int]:
+    """Return where to cut things of such sizes into runs whose sums are as these weights.
+
+    Examples
+    --------
+    Six things, of which the last are larger, for two workers of which the second is stronger:
+
+    >>> from stackedae.cluster import cut_in_proportion
+    >>> cut_in_proportion([1, 1, 1, 1, 2, 2], [1, 3])
+    [0, 2, 6]
+    """
+    middles = [end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True)]
+    per_weight = sum(sizes) / sum(weights)
+    borders = [weight * per_weight for weight in accumulate(weights)]
+    return [0, *(sum(middle < border for middle in middles) for border in borders[:-1]), len(sizes)]
 
 
 def run_here(function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
@@ -393,10 +238,29 @@ def _single_threaded(function: Callable[..., T], *arguments: Any) -> T:
 def task(name: str, function: Callable[..., Any], *arguments: Any) -> Delayed:
     """Return a call to be made on a worker, with one BLAS thread, under a readable name."""
     # A fresh key every time: Dask would answer a key it still knows with the
-    # old result, or with the old error.
-    key = f"{name}-{uuid.uuid4().hex}"
-    call = delayed(_single_threaded, pure=False)
-    return cast(Delayed, call(function, *arguments, dask_key_name=key))
+    # old result, or with the old error. The graph is made here, for
+    # `dask.delayed` takes a millisecond for each call with a list of tasks.
+    key, needed = f"{name}-{uuid.uuid4().hex}", list[Any]()
+    call = (_single_threaded, function, *(_keys_in(each, needed) for each in arguments))
+    graph = HighLevelGraph.from_collections(key, {key: call}, dependencies=needed)
+    return Delayed(key, graph)
+
+
+def _keys_in(argument: Any, needed: list[Any]) -> Any:
+    """Return an argument with keys in place of tasks, which are gathered in `needed`."""
+    found: list[Any] = []
+    replaced = _replaced(argument, found)
+    needed += found
+    return replaced if found else dask.core.quote(argument)
+
+
+def _replaced(argument: Any, found: list[Any]) -> Any:
+    if dask.base.is_dask_collection(argument):
+        found.append(argument if isinstance(argument, Delayed) else delayed(argument))
+        return found[-1].key
+    if isinstance(argument, (list, tuple)):
+        return [_replaced(each, found) for each in argument]
+    return argument
 
 
 def literal(name: str, value: Any) -> Delayed:
@@ -405,72 +269,6 @@ def literal(name: str, value: Any) -> Delayed:
     # scattered data would not.
     key = f"{name}-{uuid.uuid4().hex}"
     return cast(Delayed, delayed(value, name=key, traverse=False))
-
-
-def _tree(run: _Here | _OnCluster, level: list[Any]) -> Any:
-    while len(level) > 1:
-        level = [
-            run.call("stackedae-sum", _add, level[i : i + TREE_ARITY])
-            for i in range(0, len(level), TREE_ARITY)
-        ]
-    return level[0]
-
-
-def add_up(parts: Sequence[Vector]) -> Vector:
-    """Return the sum of what the client has, in the same tree as on a cluster."""
-    return _Here().tree(list(parts))
-
-
-def _add(parts: list[Vector]) -> Vector:
-    total = np.array(parts[0])
-    for part in parts[1:]:
-        total += part
-    return total
-
-
-def _portions(block: Array | RowSource) -> Iterator[Array]:
-    """Yield the rows of a block, which is one portion if they are in memory."""
-    if isinstance(block, RowSource):
-        yield from block.portions()
-    else:
-        yield block
-
-
-def _whole(block: Array | RowSource) -> Array:
-    portions = list(_portions(block))
-    return portions[0] if len(portions) == 1 else np.concatenate(portions)
-
-
-def _on_whole(function: Callable[..., T], *arguments: Any) -> T:
-    *others, block = arguments
-    return function(*others, _whole(block))
-
-
-def _sum_rows(kernel: Kernel, *arguments: Any) -> Vector:
-    *others, block = arguments
-    total: Vector | None = None
-    for rows in _portions(block):
-        total = kernel(*others, rows, total)
-    assert total is not None, "a shard has rows"
-    return total
-
-
-def _sum_and_take(kernel: Kernel, draw: Draw, *arguments: Any) -> tuple[Vector, Array]:
-    *others, shard, n_rows, block = arguments
-    chosen = draw.rows(shard, n_rows)
-    total, taken, start = None, [], 0
-    for rows in _portions(block):
-        total = kernel(*others, rows, total)
-        inside = chosen[(chosen >= start) & (chosen < start + len(rows))]
-        taken.append(rows[inside - start])
-        start += len(rows)
-    assert total is not None, "a shard has rows"
-    return total, np.concatenate(taken)
-
-
-def _take(draw: Draw, shard: int, n_rows: int, block: Array) -> Array:
-    taken: Array = block[draw.rows(shard, n_rows)]
-    return taken
 
 
 def _large_graphs() -> Any:

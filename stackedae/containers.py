@@ -14,11 +14,12 @@ import zarr
 from numpy.typing import DTypeLike
 
 from stackedae.blas import one_blas_thread
-from stackedae.cluster import Shards, literal, run_here, task
+from stackedae.cluster import literal, run_here, task
 from stackedae.errors import DataError
 from stackedae.layout import Array
 from stackedae.memory import rows_per_shard, shard_rows
 from stackedae.moments import first_bad_row
+from stackedae.shards import Shards
 from stackedae.storage import StoredRows, read_lazily, reader_behind
 
 Container = Any

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from stackedae.cluster import Draw, Shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.layout import Vector
 from stackedae.memory import FIRST_SAMPLE_ROWS
 from stackedae.objective import HalvedObjective, Visits
+from stackedae.shards import Draw, Shards
 from stackedae.solvers import LBFGS, SolverState, minimize
 
 GROWTH = 2

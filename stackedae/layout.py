@@ -131,4 +131,5 @@ class Layout:
             raise ArgumentError(
                 "segments", received, "does not match the layout", f"pass {expected}"
             )
-        return np.concatenate([np.ravel(segments[name]) for name in expected]).astype(np.float64)
+        parts = [np.ravel(segments[name]) for name in expected]
+        return np.concatenate(parts, dtype=np.float64, casting="unsafe")

@@ -20,6 +20,12 @@ MIN_SHARD_BYTES = MIB // 4
 MAX_SHARD_BYTES = 256 * MIB
 """Above this, a task takes too much of a worker's memory, and too long to do again."""
 
+TASK_BYTES = 128 * MIB
+"""Of more rows, the overhead of a task is nothing."""
+
+BUSY_SHARE = 0.85
+"""Of the threads, if all tasks take the same time."""
+
 MAX_SHARDS = 4096
 """Tasks of one evaluation that a scheduler hands out without becoming the limit."""
 
@@ -31,6 +37,9 @@ CLIENT_BYTES = 64 * MIB
 
 CLIENT_FLOPS = 4e9
 """Work that is not worth a round trip: some tens of milliseconds of one core, as the trip is."""
+
+TWO_STAGE_BYTES = 512 * MIB
+"""Rows and their codes that any cluster holds, at most, in float32."""
 
 SAMPLE_SHARE = 1 / 8
 """Share of the rows in a sample: eight steps on it then cost what one evaluation does."""
@@ -85,8 +94,9 @@ def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
 def rows_per_shard(n_rows: int, row_bytes: int) -> int:
     """Return how many rows a task should take.
 
-    Shards grow with the square root of the data (as many shards as each holds quarters of a MiB),
-    up to 256 MiB; beyond `MAX_SHARDS` of these, they grow with the data.
+    Shards grow with the square root of the data (about as many shards as each holds quarters of a
+    MiB), up to 256 MiB; beyond `MAX_SHARDS` of these, they grow with the data. Their number is a
+    power of two, if they can be of equal size: so they halve evenly.
 
     Examples
     --------
@@ -96,9 +106,68 @@ def rows_per_shard(n_rows: int, row_bytes: int) -> int:
     >>> rows_per_shard(64, MIB)
     4
     """
-    total = n_rows * row_bytes
+    total = max(1, n_rows * row_bytes)
     shard = min(max(math.isqrt(total * MIN_SHARD_BYTES), MIN_SHARD_BYTES), MAX_SHARD_BYTES)
-    return max(1, max(shard, total // MAX_SHARDS) // max(row_bytes, 1))
+    n_shards = 1 << round(math.log2(max(1.0, total / shard)))
+    if total > n_shards * MAX_SHARD_BYTES:
+        n_shards *= 2
+    return max(1, math.ceil(n_rows / min(n_shards, MAX_SHARDS)))
+
+
+def n_tasks(n_bytes: int, n_threads: int) -> int:
+    """Return how many tasks an evaluation should be cut into: a power of two.
+
+    As few as keep nearly all threads busy to the end, for each takes milliseconds; up to eight
+    for each thread where tasks are long, so that a slow worker can be given less to do.
+
+    Examples
+    --------
+    100 MiB on two threads, and on three, two of which would wait for a fourth task; 100 GiB:
+
+    >>> from stackedae.memory import MIB, n_tasks
+    >>> n_tasks(100 * MIB, 2), n_tasks(100 * MIB, 3), n_tasks(102_400 * MIB, 3)
+    (2, 8, 32)
+    """
+    tasks = 1
+    while tasks < n_threads or tasks < BUSY_SHARE * n_threads * -(-tasks // n_threads):
+        tasks *= 2
+    while n_bytes > tasks * TASK_BYTES and tasks < 8 * n_threads:
+        tasks *= 2
+    return tasks
+
+
+def halvings(n: int, parts: int) -> list[tuple[int, int]]:
+    """Halve n things, and what results, until there are as many parts, or one thing in each.
+
+    Parameters
+    ----------
+    n : int
+        Things.
+    parts : int
+        Wanted, at least.
+
+    Returns
+    -------
+    list of (int, int)
+        First thing of each part, and the first that is not in it any more.
+
+    Examples
+    --------
+    >>> from stackedae.memory import halvings
+    >>> halvings(7, 2)
+    [(0, 3), (3, 7)]
+    >>> halvings(3, 100)
+    [(0, 1), (1, 2), (2, 3)]
+    """
+    ranges = [(0, n)]
+    while len(ranges) < min(n, parts):
+        ranges = [half for span in ranges for half in _halves(*span)]
+    return ranges
+
+
+def _halves(start: int, stop: int) -> list[tuple[int, int]]:
+    middle = (start + stop) // 2
+    return [(start, middle), (middle, stop)] if middle > start else [(start, stop)]
 
 
 def rows_per_portion_read(row_bytes: int) -> int:
@@ -128,6 +197,28 @@ def runs_on_client(n_bytes: float, flops: float = 0) -> bool:
     False
     """
     return n_bytes <= CLIENT_BYTES and flops <= CLIENT_FLOPS
+
+
+def is_worth_two_stages(n_bytes: int) -> bool:
+    """Say whether to pass over rows twice, and keep their codes meanwhile: a product less.
+
+    Not of so many that they may have to be read for each pass. Size alone decides, for the two ways
+    differ by rounding.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Of rows and codes.
+
+    Examples
+    --------
+    60,000 digits with 196 hidden units, and ten million of them:
+
+    >>> from stackedae.memory import is_worth_two_stages
+    >>> is_worth_two_stages(60_000 * 980 * 4), is_worth_two_stages(10_000_000 * 980 * 4)
+    (True, False)
+    """
+    return n_bytes <= TWO_STAGE_BYTES
 
 
 def is_worth_sampling(n_rows: int) -> bool:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from stackedae.cluster import Draw, Shards, add_up
 from stackedae.containers import Container, cut_into_shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import ArgumentError
 from stackedae.evaluation import Evaluation
 from stackedae.layout import Array, Vector
-from stackedae.memory import SAMPLE_SHARE, runs_on_client
+from stackedae.memory import SAMPLE_SHARE, is_worth_two_stages, runs_on_client
+from stackedae.shards import Begin, Draw, Shards, sum_each
 
 _NAME = "stackedae-cost-gradient"
 
@@ -80,27 +80,34 @@ class DaskObjective:
             shards = shards.hold(here=belongs_here(cost, shards))
         self.cost, self.shards, self.seed = cost, shards, seed
         self.visits = Visits() if visits is None else visits
-        self._codes: list[Any] = [None] * len(shards.rows)
         self._sample: tuple[int, DaskObjective] | None = None
 
     def __call__(self, params: Vector) -> Evaluation:
         """Evaluate the cost and its gradient: one read of the data, one round trip."""
-        self.visits.count(self.shards)
-        if self.shards.here and self.cost.sparsity_weight > 0:
-            return self._keeping_codes(params)
-        sums = self.shards.sum(self.cost.chunk_sums, params, name=_NAME)
-        return self.cost.finish(params, sums)
+        cost, n_rows = self.cost, self.shards.n_rows
+        if not self._in_two_stages:
+            self.visits.count(self.shards)
+            return cost.finish(
+                params, self.shards.sum(_summing(cost), self._sent(params), name=_NAME)
+            )
+        self.visits.count(self.shards, reads=2)
+        activation, sums = self.shards.sum_in_two_stages(
+            partial(_passing, cost),
+            partial(_passing_back, cost, n_rows),
+            self._sent(params),
+            name=_NAME,
+        )
+        return cost.finish(params, sums, activation)
 
-    def _keeping_codes(self, params: Vector) -> Evaluation:
-        # Where a round trip costs nothing, two of them save a product.
-        cost, shards = self.cost, self.shards
-        passed = shards.gather(partial(_forward, cost, params), self._codes, name=_NAME)
-        self._codes = [codes for codes, _ in passed]
-        activations = [activation for _, activation in passed]
-        mean = add_up(activations) / shards.n_rows
-        backward = partial(_backward, cost, params, mean)
-        sums = shards.gather(backward, self._codes, activations, name=_NAME)
-        return cost.finish(params, add_up(sums))
+    def _sent(self, params: Vector) -> Array:
+        """Return parameters in the precision of the arithmetic: what a kernel makes of them."""
+        return params.astype(np.result_type(self.shards.dtype, np.float32))
+
+    @cached_property
+    def _in_two_stages(self) -> bool:
+        cost, n_rows = self.cost, self.shards.n_rows
+        n_bytes = n_rows * (cost.n_features + cost.n_hidden) * np.dtype(np.float32).itemsize
+        return cost.sparsity_weight > 0 and is_worth_two_stages(n_bytes)
 
     def evaluate(self, params: Vector, sample: int) -> Evaluation:
         """Evaluate, and draw a sample from the same read of the rows.
@@ -117,8 +124,16 @@ class DaskObjective:
         Evaluation
             Over all rows.
         """
+        if self._in_two_stages:
+            self.sample(sample)
+            return self(params)
+        draw, here = self._draw_of(sample)
         self.visits.count(self.shards)
-        return self.cost.finish(params, self._sum_and_draw(self.cost.chunk_sums, params, sample))
+        sums, drawn = self.shards.sum_and_draw(
+            _summing(self.cost), self._sent(params), draw=draw, here=here, name=_NAME
+        )
+        self._keep_sample(sample, drawn)
+        return self.cost.finish(params, sums)
 
     def sample(self, number: int) -> DaskObjective:
         """Return the objective over a sample of the rows.
@@ -135,18 +150,20 @@ class DaskObjective:
         """
         if self._sample is None or self._sample[0] != number:
             self.visits.reads += not self.shards.held
-            self._sum_and_draw(_nothing, None, number)
+            draw, here = self._draw_of(number)
+            self._keep_sample(number, self.shards.draw(draw, here=here))
         assert self._sample is not None
         return self._sample[1]
 
-    def _sum_and_draw(self, kernel: Any, params: Any, number: int) -> Vector:
+    def _draw_of(self, number: int) -> tuple[Draw, bool]:
+        """Return which rows a sample has, and whether the client is to hold them."""
         # Number 0 is another stretch than that from which training starts.
         start = (number + 1) * SAMPLE_SHARE % 1.0
-        draw = Draw(start, start + SAMPLE_SHARE, self.seed)
         here = belongs_here(self.cost, self.shards, SAMPLE_SHARE)
-        sums, drawn = self.shards.sum_and_draw(kernel, params, draw=draw, here=here, name=_NAME)
+        return Draw(start, start + SAMPLE_SHARE, self.seed), here
+
+    def _keep_sample(self, number: int, drawn: Shards) -> None:
         self._sample = number, DaskObjective(self.cost, drawn, visits=self.visits)
-        return sums
 
 
 class HalvedObjective:
@@ -165,17 +182,14 @@ class HalvedObjective:
     def __init__(
         self, cost: AutoEncoderCost, first: Shards, second: Shards, visits: Visits
     ) -> None:
-        self.cost, self.visits = cost, visits
-        self.shards = first.followed_by(second)
-        self.sizes = (len(first.rows), len(second.rows))
+        self.cost, self.halves, self.visits = cost, (first, second), visits
 
     def __call__(self, params: Vector) -> Evaluation:
         """Evaluate over the whole sample, with the variance of the gradient."""
         cost = self.cost
-        self.visits.count(self.shards)
-        first, second = self.shards.sum_groups(
-            cost.chunk_sums, params, sizes=self.sizes, name=_NAME
-        )
+        for half in self.halves:
+            self.visits.count(half)
+        first, second = sum_each(self.halves, _summing(cost), params, name=_NAME)
         whole = cost.finish(params, first + second)
         difference = cost.finish(params, first).gradient - cost.finish(params, second).gradient
         return replace(whole, gradient_variance=float(difference @ difference) / 4)
@@ -196,10 +210,10 @@ class Visits:
     rows: int = 0
     reads: int = 0
 
-    def count(self, shards: Shards) -> None:
-        """Count one visit of all rows of shards."""
+    def count(self, shards: Shards, reads: int = 1) -> None:
+        """Count one visit of all rows of shards, which are read so often if they are not held."""
         self.rows += shards.n_rows
-        self.reads += not shards.held
+        self.reads += 0 if shards.held else reads
 
 
 def belongs_here(cost: AutoEncoderCost, shards: Shards, share: float = 1.0) -> bool:
@@ -207,20 +221,20 @@ def belongs_here(cost: AutoEncoderCost, shards: Shards, share: float = 1.0) -> b
     return runs_on_client(share * shards.n_bytes, share * cost.flops(shards.n_rows))
 
 
-def _forward(cost: AutoEncoderCost, params: Vector, codes: Any, rows: Array) -> Any:
-    return cost.forward(params, rows, codes)
+def _summing(cost: AutoEncoderCost) -> Begin:
+    return partial(_begin, cost)
 
 
-def _backward(
-    cost: AutoEncoderCost,
-    params: Vector,
-    mean: Vector,
-    codes: Array,
-    activation: Vector,
-    rows: Array,
-) -> Vector:
-    return cost.backward(params, mean, rows, codes, activation)
+def _begin(cost: AutoEncoderCost, params: Vector, rows: Array) -> Any:
+    return cost.kernel(params, rows).chunk_sums
 
 
-def _nothing(params: None, rows: Array, out: Vector | None) -> Vector:
-    return np.zeros(0)
+def _passing(cost: AutoEncoderCost, params: Vector, rows: Array) -> Any:
+    return cost.kernel(params, rows).forward
+
+
+def _passing_back(
+    cost: AutoEncoderCost, n: int, params: Vector, activation: Vector, rows: Array
+) -> Any:
+    kernel = cost.kernel(params, rows, activation / n)
+    return lambda rows, codes, out: kernel.backward(rows, out, codes=codes)

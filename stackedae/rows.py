@@ -10,7 +10,7 @@ from functools import partial
 
 import dask
 
-from stackedae.cluster import Draw, Shards, active_client, capacity
+from stackedae.cluster import active_client, capacity
 from stackedae.containers import (
     Container,
     bytes_of_a_read,
@@ -30,6 +30,7 @@ from stackedae.memory import (
 )
 from stackedae.moments import first_bad_row, survey_sums
 from stackedae.objective import belongs_here
+from stackedae.shards import Draw, Shards, each_alone
 from stackedae.storage import spill
 
 
@@ -68,10 +69,10 @@ class Rows:
         """
         shards, name = self.shards, "stackedae-survey"
         if not is_worth_sampling(shards.n_rows):
-            return shards.sum(survey_sums, name=name), shards
+            return shards.sum(each_alone(survey_sums), name=name), shards
         draw = Draw(0.0, SAMPLE_SHARE, seed)
         here = belongs_here(self.cost, shards, SAMPLE_SHARE)
-        return shards.sum_and_draw(survey_sums, draw=draw, here=here, name=name)
+        return shards.sum_and_draw(each_alone(survey_sums), draw=draw, here=here, name=name)
 
 
 def rows_of(X: Container, cost: AutoEncoderCost, dtype: str) -> Rows:

@@ -6,7 +6,7 @@ import math
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise, product
@@ -22,7 +22,6 @@ from numpy.typing import DTypeLike
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from stackedae.cluster import RowSource, Shards
 from stackedae.errors import (
     DamagedChunkError,
     StoreError,
@@ -30,6 +29,7 @@ from stackedae.errors import (
 )
 from stackedae.layout import Array
 from stackedae.memory import MAX_BLOCK_ROWS, MAX_SHARDS, rows_per_chunk, rows_per_portion_read
+from stackedae.shards import RowSource, Shards
 
 FORMAT = 1
 """Version of what this library writes; a store of a later one is refused."""
@@ -308,10 +308,15 @@ class StoredRows(RowSource):
         # At multiples of the step, so that no chunk is decoded twice.
         inner = range(self.start - self.start % step + step, self.stop, step)
         spans = list(pairwise((self.start, *inner, self.stop)))
+        ahead = ThreadPoolExecutor(1, thread_name_prefix="stackedae-read")
+        return self._reading(ahead, ahead.submit(self._read, *spans[0]), spans[1:])
+
+    def _reading(
+        self, ahead: ThreadPoolExecutor, coming: Future[Array], spans: list[tuple[int, int]]
+    ) -> Iterator[Array]:
         waiting: Array = np.empty((0, 0))
-        with ThreadPoolExecutor(1, thread_name_prefix="stackedae-read") as ahead:
-            coming = ahead.submit(self._read, *spans[0])
-            for following in (*spans[1:], None):
+        with ahead:
+            for following in (*spans, None):
                 rows = coming.result()
                 if following is not None:
                     coming = ahead.submit(self._read, *following)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from stackedae.cluster import Shards
 from stackedae.containers import Container, n_columns
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import DataError
@@ -23,6 +22,7 @@ from stackedae.memory import is_worth_sampling
 from stackedae.moments import Moments, column_sums, scatter_sums
 from stackedae.objective import DaskObjective, Visits
 from stackedae.rows import Rows, features_of, rows_of
+from stackedae.shards import Shards, each_alone
 from stackedae.solvers import (
     COST_WINDOW,
     LBFGS,
@@ -175,8 +175,8 @@ def train_layer(
 
 def moments_of(sample: Shards) -> Moments:
     """Return the mean and covariance of rows."""
-    mean = sample.sum(column_sums, name="stackedae-mean") / sample.n_rows
-    scatter = sample.sum(scatter_sums, mean, name="stackedae-covariance")
+    mean = sample.sum(each_alone(column_sums), name="stackedae-mean") / sample.n_rows
+    scatter = sample.sum(each_alone(scatter_sums), mean, name="stackedae-covariance")
     return Moments.from_sums(mean, scatter, sample.n_rows)
 
 

@@ -9,6 +9,8 @@ from stackedae.memory import (
     MAX_SHARDS,
     MIB,
     MIN_SHARD_BYTES,
+    halvings,
+    n_tasks,
     rows_per_chunk,
     rows_per_portion,
     rows_per_shard,
@@ -18,19 +20,22 @@ from stackedae.memory import (
 
 @pytest.mark.parametrize(
     ("total_mib", "shard_mib"),
-    [(0.1, 1 / 4), (1, 1 / 2), (100, 5), (10_000, 50), (10**6, 256), (10**7, 10**7 / 4096)],
+    [(0.1, 0.1), (1, 1 / 2), (100, 6.25), (10_000, 39), (10**6, 244), (10**7, 10**7 / 4096)],
 )
 def test_shards_grow_with_the_data(total_mib, shard_mib):
     row_bytes = 1024
     rows = rows_per_shard(int(total_mib * MIB) // row_bytes, row_bytes)
     assert rows * row_bytes == pytest.approx(shard_mib * MIB, rel=0.01)
+    n_shards = -(-int(total_mib * MIB) // (rows * row_bytes))
+    assert n_shards & (n_shards - 1) == 0  # so that they halve evenly
 
 
 @given(st.integers(1, 10**12), st.integers(1, 10**8))
 def test_tasks_and_memory_are_bounded(n_rows, row_bytes):
     rows = rows_per_shard(n_rows, row_bytes)
     assert rows >= 1
-    assert rows == 1 or rows * row_bytes <= max(MAX_SHARD_BYTES, n_rows * row_bytes // MAX_SHARDS)
+    most = max(MAX_SHARD_BYTES, n_rows * row_bytes / MAX_SHARDS)
+    assert (rows - 1) * row_bytes < most
     if rows * row_bytes > MIN_SHARD_BYTES and rows > 1:
         assert n_rows / rows < 2 * MAX_SHARDS
 
@@ -54,3 +59,24 @@ def test_chunks_and_portions(row_bytes):
     portion = rows_per_portion(row_bytes, chunk)
     assert portion % chunk == 0
     assert portion == chunk or portion * row_bytes <= BUFFER_BYTES
+
+
+@given(st.integers(1, 3000), st.integers(1, 300))
+def test_halvings_are_whole_branches_of_one_tree(n, parts):
+    ranges = halvings(n, parts)
+    assert len(ranges) >= min(n, parts)
+    assert [stop for _, stop in ranges[:-1]] == [start for start, _ in ranges[1:]]
+    assert (ranges[0][0], ranges[-1][1]) == (0, n)
+    sizes = [stop - start for start, stop in ranges]
+    assert max(sizes) - min(sizes) <= 1
+    assert set(halvings(n, 1)) == {(0, n)}
+    finer = halvings(n, 2 * parts)
+    assert {start for start, _ in ranges} <= {start for start, _ in finer}
+
+
+@given(st.integers(1, 10_000), st.integers(0, 2**45))
+def test_tasks_keep_threads_busy_and_are_few(n_threads, n_bytes):
+    tasks = n_tasks(n_bytes, n_threads)
+    rounds = -(-tasks // n_threads)
+    assert tasks >= 0.85 * n_threads * rounds
+    assert tasks < 16 * n_threads

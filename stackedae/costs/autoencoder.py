@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from stackedae.arrays import (
     AnyArray,
-    beside,
-    cast,
-    empty_beside,
-    to_numpy,
 )
 from stackedae.costs.activations import ACTIVATIONS, Activation
 from stackedae.costs.kernel import Kernel
@@ -21,7 +16,6 @@ from stackedae.costs.preconditioner import AutoEncoderPreconditioner, regularise
 from stackedae.errors import ArgumentError, DataError
 from stackedae.evaluation import Evaluation
 from stackedae.layout import Array, Layout, Vector
-from stackedae.memory import row_blocks
 from stackedae.moments import Moments
 
 _KL_EDGE = np.finfo(np.float64).eps
@@ -157,15 +151,14 @@ class AutoEncoderCost:
     def sums_layout(self) -> Layout:
         """Layout of the sums over rows."""
         d, h = self.n_features, self.n_hidden
-        shapes: dict[str, tuple[int, ...]] = {
-            "n_rows": (),
-            "squared_error": (),
-            "activation": (h,),
-            **dict(self.layout.shapes),
-        }
-        if self._sparse:
-            shapes |= {"slope_x": (h, d), "slope": (h,)}
-        return Layout.of(**shapes)
+        slopes = {"slope_x": (h, d), "slope": (h,)} if self._sparse else {}
+        return Layout.of(**dict(self.stage_layout.shapes), **slopes)
+
+    @cached_property
+    def stage_layout(self) -> Layout:
+        """Layout of the sums over rows, where the mean activations are known beforehand."""
+        shapes = {"n_rows": (), "squared_error": (), "activation": (self.n_hidden,)}
+        return Layout.of(**shapes, **dict(self.layout.shapes))
 
     def initial_params(self, rng: np.random.Generator, moments: Moments | None = None) -> Vector:
         r"""Draw a start: weights uniform in :math:`\pm\sqrt{6/(d+h+1)}`, biases zero.
@@ -280,16 +273,10 @@ class AutoEncoderCost:
         ArgumentError
             If X is not two-dimensional with `n_features` columns.
         """
-        kernel = self._kernel(params, X, begin=out)
-        for rows in row_blocks(X.shape[0], self.n_features):
-            x = cast(X[rows, :], kernel.dtype)
-            a = kernel.buffers_for(x.shape[0]).codes
-            kernel.encode(x, a)
-            kernel.backpropagate(x, a)
-        return kernel.sums(out)
+        return self.kernel(params, X).chunk_sums(X, out)
 
     def forward(
-        self, params: Vector, X: AnyArray, codes: AnyArray | None = None
+        self, params: Vector, X: AnyArray, out: Vector | None = None
     ) -> tuple[AnyArray, Vector]:
         """Return the codes of all rows, to be kept for `backward`, and the sum of activations.
 
@@ -302,8 +289,8 @@ class AutoEncoderCost:
             Parameters.
         X : array of shape (n_rows, n_features)
             Rows.
-        codes : array of shape (n_rows, n_hidden + 1) or None
-            What an earlier call returned, to be overwritten; new memory costs time.
+        out : ndarray of shape (n_hidden,), float64, or None
+            Sums over rows that came before: added to, and returned.
 
         Returns
         -------
@@ -312,24 +299,18 @@ class AutoEncoderCost:
         activation : ndarray of shape (n_hidden,), float64
             Their sum over rows; additive.
         """
-        kernel = self._kernel(params, X)
-        if codes is None:
-            codes = empty_beside(X, (X.shape[0], self.n_hidden + 1), kernel.dtype)
-        activation = beside(X, np.zeros(self.n_hidden + 1), "float64")
-        for rows in row_blocks(X.shape[0], self.n_features):
-            kernel.encode(cast(X[rows, :], kernel.dtype), codes[rows, :])
-            activation += kernel.part["activation"]
-        return codes, to_numpy(activation)[:-1]
+        return self.kernel(params, X).forward(X, out)
 
     def backward(
         self,
         params: Vector,
         mean_activations: Vector,
         X: AnyArray,
-        codes: AnyArray,
-        activation: Vector,
+        out: Vector | None = None,
+        *,
+        codes: AnyArray | None = None,
     ) -> Vector:
-        """Return what `chunk_sums` returns, given the mean activations over *all* rows.
+        """Return the other sums that `finish` needs, given the mean activations over *all* rows.
 
         Parameters
         ----------
@@ -339,22 +320,18 @@ class AutoEncoderCost:
             What the sums of `forward` over all rows come to.
         X : array of shape (n_rows, n_features)
             Rows.
-        codes, activation : array of shape (n_rows, n_hidden + 1), ndarray of shape (n_hidden,)
-            What `forward` returned for them; the codes are overwritten.
+        out : ndarray of shape (stage_layout.size,), float64, or None
+            Sums over rows that came before: added to, and returned.
+        codes : array of shape (n_rows, n_hidden + 1) or None
+            What `forward` returned for these rows; computed again, to the same bits, if None.
 
         Returns
         -------
-        ndarray of shape (sums_layout.size,), float64
-            For `finish`. The sparsity term is in the sums for W1 and b1, whose gradients need
-            nothing else: "slope_x" and "slope" are zero.
+        ndarray of shape (stage_layout.size,), float64
+            For `finish`, which takes the sum of activations from `forward`. The sparsity term is
+            in the sums for W1 and b1, whose gradients need nothing else.
         """
-        slope = self._divergence(mean_activations)[1] if self._sparse else None
-        kernel = self._kernel(params, X, slope=slope)
-        for rows in row_blocks(X.shape[0], self.n_features):
-            kernel.backpropagate(cast(X[rows, :], kernel.dtype), codes[rows, :])
-        total = kernel.sums()
-        self.sums_layout.unpack(total)["activation"][...] = activation
-        return total
+        return self.kernel(params, X, mean_activations).backward(X, out, codes=codes)
 
     def evaluate(self, params: Vector, X: AnyArray) -> Evaluation:
         """Return the cost and its gradient over rows that are all at hand.
@@ -386,18 +363,25 @@ class AutoEncoderCost:
             return self.finish(params, self.chunk_sums(params, X))
         codes, activation = self.forward(params, X)
         mean = activation / max(1, X.shape[0])
-        sums = self.backward(params, mean, X, codes, activation)
-        return self.finish(params, sums)
+        return self.finish(params, self.backward(params, mean, X, codes=codes), activation)
 
-    def _kernel(self, params: Vector, X: AnyArray, **options: Any) -> Kernel:
+    def kernel(self, params: Vector, X: AnyArray, mean_activations: Vector | None = None) -> Kernel:
+        """Return what computes sums over rows like X at these parameters, chunk after chunk.
+
+        It has the methods `chunk_sums`, `forward` and `backward` (which needs `mean_activations`),
+        without the parameters among their arguments: preparing these takes a while, if there are
+        many chunks.
+        """
         if X.ndim != 2 or X.shape[1] != self.n_features:
             raise ArgumentError(
                 "X.shape", X.shape, "does not fit the cost", f"pass (n_rows, {self.n_features})"
             )
-        P = self.layout.unpack(params)
-        return Kernel(self._f, self._g, self.sums_layout, P, X, **options)
+        P, slope, layout = self.layout.unpack(params), None, self.sums_layout
+        if self._sparse and mean_activations is not None:
+            slope, layout = self._divergence(mean_activations)[1], self.stage_layout
+        return Kernel(self._f, self._g, layout, P, X, slope)
 
-    def finish(self, params: Vector, sums: Vector) -> Evaluation:
+    def finish(self, params: Vector, sums: Vector, activation: Vector | None = None) -> Evaluation:
         """Turn sums over all rows into the cost and its gradient.
 
         Parameters
@@ -405,7 +389,9 @@ class AutoEncoderCost:
         params : ndarray of shape (layout.size,)
             The parameters that `sums` were computed with.
         sums : ndarray of shape (sums_layout.size,)
-            `chunk_sums` of all chunks, added up.
+            `chunk_sums` of all chunks, added up; or `backward` of all, (stage_layout.size,).
+        activation : ndarray of shape (n_hidden,) or None
+            The sum of activations that goes with `backward`; None: it is among the sums.
 
         Returns
         -------
@@ -418,26 +404,29 @@ class AutoEncoderCost:
             If the sums are over no rows.
         """
         P = self.layout.unpack(params)
-        S = self.sums_layout.unpack(sums)
+        S = (self.sums_layout if activation is None else self.stage_layout).unpack(sums)
         n = float(S["n_rows"])
         if n < 1:
             raise DataError("X has no rows: a cost needs at least one; pass more data.")
-        mean_activations = S["activation"] / n
-        gradient: dict[str, Array] = {name: S[name] / n for name, _ in self.layout.shapes}
+        mean_activations = (S["activation"] if activation is None else activation) / n
+        gradient = self.layout.pack({name: S[name] for name, _ in self.layout.shapes})
+        gradient /= n
+        G = self.layout.unpack(gradient)
         terms = {
             "reconstruction": float(S["squared_error"]) / (2 * n),
             "decay": self.alpha / 2 * float(np.vdot(P["W1"], P["W1"]) + np.vdot(P["W2"], P["W2"])),
             "sparsity": 0.0,
         }
         for name in ("W1", "W2"):
-            gradient[name] += self.alpha * P[name]
+            G[name] += self.alpha * P[name]
         if self._sparse:
             terms["sparsity"], slope = self._divergence(mean_activations)
-            gradient["W1"] += slope[:, None] * S["slope_x"] / n
-            gradient["b1"] += slope * S["slope"] / n
+            if activation is None:
+                G["W1"] += slope[:, None] * S["slope_x"] / n
+                G["b1"] += slope * S["slope"] / n
         return Evaluation(
             cost=sum(terms.values()),
-            gradient=self.layout.pack(gradient),
+            gradient=gradient,
             terms=terms,
             means={"activations": mean_activations.astype(np.float64)},
             n_rows=int(n),

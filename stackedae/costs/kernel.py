@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 
 from stackedae.arrays import (
     AnyArray,
+    Pool,
     Scratch,
     arithmetic_dtype,
     beside,
+    cast,
     empty_beside,
     into,
     namespace_of,
@@ -19,15 +22,17 @@ from stackedae.arrays import (
 )
 from stackedae.costs.activations import Activation
 from stackedae.layout import Array, Layout, Vector
-from stackedae.memory import rows_per_block
+from stackedae.memory import row_blocks, rows_per_block
 
 
 class Kernel:
-    """The products of one block of rows, in buffers that all blocks of a chunk share.
+    """Sums over rows at given parameters, block by block, in buffers that all blocks share.
 
     The last of the codes is a unit that is always 1, whose weights in the decoder are b2: so the
     product with W2 adds the bias, and the sum for W2 brings the one for b2. Its column in the
     encoder is zero, and what is computed for that is dropped in the end.
+
+    A kernel works in memory that belongs to its thread: it is good until the next one is made.
 
     Parameters
     ----------
@@ -37,10 +42,8 @@ class Kernel:
         What to sum up.
     P : dict of str to ndarray
         Parameters W1, b1, W2 and b2.
-    X : array of shape (n_rows, n_features)
-        The chunk, whose library and device do the work.
-    begin : ndarray of shape (sums_layout.size,) or None
-        Sums to go on from.
+    like : array of shape (n_rows, n_features)
+        Rows whose library, device and precision all rows have: there the work is done.
     slope : ndarray of shape (n_hidden,) or None
         Slope c of the divergence if it is known; else f'(z) is summed up, to apply it later.
     """
@@ -51,18 +54,61 @@ class Kernel:
         g: Activation,
         sums_layout: Layout,
         P: dict[str, Array],
-        X: AnyArray,
-        *,
-        begin: Vector | None = None,
+        like: AnyArray,
         slope: Array | None = None,
     ) -> None:
         self.f, self.g, self.sums_layout, self.P = f, g, sums_layout, P
-        self.xp, self.like, self.dtype = namespace_of(X), X, arithmetic_dtype(X)
-        self.begin = begin
+        self.xp, self.like, self.dtype = namespace_of(like), like, arithmetic_dtype(like)
         self.slope = None if slope is None else self.send(np.append(slope, 0.0))
         self.sums_slope = slope is None and "slope" in sums_layout.slices
         self.layout = _with_unit(sums_layout, self.sums_slope)
         self.current: _Buffers | None = None
+        _SCRATCH.user = id(self)
+
+    def chunk_sums(self, X: AnyArray, out: Vector | None = None) -> Vector:
+        """See `AutoEncoderCost.chunk_sums`."""
+        self.begin(out)
+        for _, x in self.blocks_of(X):
+            a = self.buffers_for(x.shape[0]).codes
+            self.encode(x, a)
+            self.backpropagate(x, a)
+        return self.sums(out)
+
+    def forward(self, X: AnyArray, out: Vector | None = None) -> tuple[AnyArray, Vector]:
+        """See `AutoEncoderCost.forward`."""
+        n_hidden = self.P["b1"].size
+        shape = (X.shape[0], n_hidden + 1)
+        if self.xp is np:
+            codes = _POOL.empty(shape, self.dtype)
+        else:
+            codes = empty_beside(X, shape, self.dtype)
+        begin = np.zeros(n_hidden) if out is None else out
+        activation = beside(X, np.append(begin, 0.0), "float64")
+        for rows, x in self.blocks_of(X):
+            self.encode(x, codes[rows, :])
+            activation += self.part["activation"]
+        return codes, to_numpy(activation)[:-1]
+
+    def backward(
+        self, X: AnyArray, out: Vector | None = None, *, codes: AnyArray | None = None
+    ) -> Vector:
+        """See `AutoEncoderCost.backward`."""
+        if codes is None:
+            return self.chunk_sums(X, out)
+        self.begin(out)
+        for rows, x in self.blocks_of(X):
+            self.backpropagate(x, codes[rows, :])
+        return self.sums(out)
+
+    def blocks_of(self, X: AnyArray) -> Iterator[tuple[slice, AnyArray]]:
+        """Yield rows of X, and which they are, in the precision of the arithmetic."""
+        assert _SCRATCH.user == id(self), "another kernel was made meanwhile"
+        for rows in row_blocks(X.shape[0], X.shape[1]):
+            yield rows, cast(X[rows, :], self.dtype)
+
+    def begin(self, sums: Vector | None) -> None:
+        """Start from sums over rows that came before, if there are any."""
+        self.total = beside(self.like, self.widened(sums), "float64")
 
     # What not every use of a kernel needs is made when it is.
 
@@ -73,8 +119,10 @@ class Kernel:
 
     @cached_property
     def b1(self) -> AnyArray:
-        """Encoder biases (k,), for scaled z."""
-        return self.send(np.append(self.f.scale * self.P["b1"], self.f.unit))
+        """Encoder biases for every row of a block, for scaled z: broadcasting takes longer."""
+        biases = _SCRATCH.empty("b1", self.buffers[0].shape, self.dtype)
+        biases[...] = np.append(self.f.scale * self.P["b1"], self.f.unit)
+        return self.send(biases)
 
     @cached_property
     def W2(self) -> AnyArray:
@@ -89,11 +137,6 @@ class Kernel:
     def W2_back(self) -> AnyArray:
         """Decoder weights (d, k), for errors on their way back."""
         return self.send(self.padded("W2_back", self.P["W2"], 1.0))
-
-    @cached_property
-    def total(self) -> AnyArray:
-        """Sums over all blocks: float64, where X is."""
-        return beside(self.like, self.widened(self.begin), "float64")
 
     @cached_property
     def block(self) -> AnyArray:
@@ -158,12 +201,16 @@ class Kernel:
             to = self.layout.unpack(wide)
             to["b2"] = to["W2"][:, -1]
             for name, values in self.sums_layout.unpack(sums).items():
-                _begin(to[name], values.shape)[...] = values
+                if name in to:
+                    _begin(to[name], values.shape)[...] = values
         return wide
 
     def sums(self, out: Vector | None = None) -> Vector:
         """Return the sums over all blocks, without those of the unit that is always 1."""
-        total = self.sums_layout.zeros() if out is None else out
+        total = out
+        if total is None:
+            total = _POOL.empty((self.sums_layout.size,), "float64")
+            total[...] = 0.0
         wide = self.layout.unpack(to_numpy(self.total))
         wide["b2"] = wide["W2"][:, -1]
         for name, values in self.sums_layout.unpack(total).items():
@@ -174,13 +221,13 @@ class Kernel:
     def encode(self, x: AnyArray, a: AnyArray) -> None:
         """Write the codes of rows x to a, and sum them up."""
         into(a, self.xp.matmul, x, self.W1)
-        a += self.b1
+        a += self.b1[: a.shape[0], :]
         self.f.apply(self.xp, a)
         ones = self.buffers_for(x.shape[0]).ones
         into(self.part["activation"], self.xp.matmul, ones, a)
 
     def backpropagate(self, x: AnyArray, a: AnyArray) -> None:
-        """Compute the other sums over rows x, whose codes a are overwritten, and add all up."""
+        """Compute the other sums over rows x, whose codes are a, and add all up."""
         xp, matmul, part = self.xp, self.xp.matmul, self.part
         block = self.buffers_for(x.shape[0])
         r, e, delta, slope = block.output, block.error, block.delta, block.slope
@@ -194,15 +241,13 @@ class Kernel:
         into(part["W2"], matmul, e.T, a)
 
         into(delta, matmul, e, self.W2_back)
+        self.f.derivative(xp, a, slope)
+        if self.slope is not None:
+            delta += self.slope
+        delta *= slope
         if self.sums_slope:
-            self.f.derivative(xp, a, slope)
-            delta *= slope
             into(part["slope_x"], matmul, slope.T, x)
             into(part["slope"], matmul, block.ones, slope)
-        else:
-            if self.slope is not None:
-                delta += self.slope
-            self.f.times_derivative(xp, delta, a)
         into(part["W1"], matmul, delta.T, x)
         into(part["b1"], matmul, block.ones, delta)
         self.total += self.block
@@ -252,4 +297,11 @@ class _Buffers:
         self.output, self.delta, self.slope = view(0, d), view(0, k), view(n_rows * k, k)
 
 
-_SCRATCH = Scratch()
+class _OfThread(Scratch):
+    """Memory for the kernels of a thread, and which of them uses it."""
+
+    user = 0
+
+
+_SCRATCH = _OfThread()
+_POOL = Pool()

@@ -1,0 +1,510 @@
+"""Rows in shards, where the workers are: summed over, mapped over, drawn from."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from stackedae.arrays import Scratch
+from stackedae.cluster import Here, OnCluster, Place, Runner
+from stackedae.layout import Array, Vector
+from stackedae.memory import halvings, n_tasks, rows_per_shard
+
+T = TypeVar("T")
+
+Begin = Callable[..., Callable[..., Any]]
+"""``begin(*arguments, rows)`` prepares for rows like these, and returns ``step(rows, out)``, which
+adds sums over rows to `out` (None: to zero) and returns it."""
+
+
+class RowSource:
+    """Rows that are read, or computed, whenever they are needed."""
+
+    def portions(self) -> Iterator[Array]:
+        """Yield the rows in order, a multiple of `MAX_BLOCK_ROWS` of them at a time.
+
+        What takes waiting for begins with the call, not with the first portion asked for.
+        """
+        raise NotImplementedError
+
+
+class MappedRows(RowSource):
+    """Rows that a function computes of others, a portion at a time."""
+
+    def __init__(self, function: Callable[..., Array], *arguments: Any) -> None:
+        *self.arguments, self.rows = arguments
+        self.function = function
+
+    def portions(self) -> Iterator[Array]:
+        """Yield what the function makes of every portion."""
+        return map(partial(self.function, *self.arguments), _portions(self.rows))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A stratified random sample: of every shard, its share of the rows.
+
+    Rows of a shard have a random order, which depends on `seed` and the number of the shard alone;
+    a sample is a stretch of it. So samples from the same start are nested, and stretches that do
+    not overlap are disjoint.
+
+    Parameters
+    ----------
+    start, stop : float
+        The stretch, between 0 and 1.
+    seed : int
+        Of the random order.
+    """
+
+    start: float
+    stop: float
+    seed: int
+
+    def size(self, shard: int, n_rows: int) -> int:
+        """Return how many of the rows of a shard are drawn."""
+        first, last = self._ends(shard, n_rows)
+        return last - first
+
+    def rows(self, shard: int, n_rows: int) -> np.ndarray[Any, Any]:
+        """Return which they are, in ascending order."""
+        first, last = self._ends(shard, n_rows)
+        order = np.random.default_rng((self.seed, shard)).permutation(n_rows)
+        return np.sort(order[first:last])
+
+    def _ends(self, shard: int, n_rows: int) -> tuple[int, int]:
+        # A fraction of a row is rounded up in some shards and down in others.
+        dither = (shard * 0.6180339887498949) % 1.0
+        return int(self.start * n_rows + dither), int(self.stop * n_rows + dither)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Rows of a data set, cut into shards that stay where the workers are.
+
+    Sums over shards are added up in a tree that halves them again and again, whatever the cluster
+    is. A task takes one whole branch, so that the number of tasks is a matter of the cluster, and
+    of no consequence for the bits.
+
+    Parameters
+    ----------
+    blocks : sequence of Delayed, RowSource or ndarray
+        The rows of each shard, (rows, n_features) once computed; ndarrays if the client has them.
+    rows : tuple of int
+        Rows of each shard; they depend on the data alone, never on the cluster.
+    n_features : int
+        Columns.
+    dtype : dtype
+        Of the rows.
+    held : bool
+        Whether rows are kept in memory, and not read or computed again by every use.
+    here : bool
+        Whether the client has the rows and works on them itself.
+    places : sequence of str or None
+        Workers that hold the shards; None: nobody in particular.
+    """
+
+    blocks: Sequence[Any]
+    rows: tuple[int, ...]
+    n_features: int
+    dtype: np.dtype[Any]
+    held: bool = False
+    here: bool = False
+    places: Sequence[Place] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all shards together."""
+        return sum(self.rows)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all rows."""
+        return self.n_rows * self.n_features * self.dtype.itemsize
+
+    @property
+    def _runner(self) -> Runner:
+        return Here() if self.here else OnCluster()
+
+    def hold(self, *, here: bool = False) -> Shards:
+        """Compute every shard and keep it in memory: of the client if `here`, else of the workers.
+
+        What is lost with a worker is computed again from its source.
+        """
+        if self.held and (self.here or not here):
+            return self
+        run = self._runner
+        places = None if here else run.share_out(self.rows)
+        loads = run.calls("stackedae-load", _whole, ((block,) for block in self.blocks), places)
+        blocks = (run.compute if here else run.persist)(*loads)
+        return replace(self, blocks=blocks, held=True, here=self.here or here, places=places)
+
+    def map(
+        self,
+        function: Callable[..., Array],
+        *arguments: Any,
+        n_features: int,
+        dtype: DTypeLike,
+        name: str,
+    ) -> Shards:
+        """Return the shards ``function(*arguments, rows)``; nothing is computed yet.
+
+        Parameters
+        ----------
+        function : callable
+            Returns as many rows as it is given, each whatever the others are.
+        *arguments : object
+            Handed to every call; travels once to every worker, not once with every task.
+        n_features, dtype : int, dtype
+            Columns and dtype of what the function returns.
+        name : str
+            What dashboards call the tasks.
+        """
+        run = self._runner
+        sent = [run.send(f"{name}-argument", argument) for argument in arguments]
+        blocks = [run.call(name, MappedRows, function, *sent, block) for block in self.blocks]
+        return Shards(blocks, self.rows, n_features, np.dtype(dtype), here=self.here)
+
+    def sum(self, begin: Begin, *arguments: Any, name: str) -> Vector:
+        """Return the sum over shards of what ``begin(*arguments, rows)`` sums, in a fixed tree.
+
+        Parameters
+        ----------
+        begin : callable
+            See `Begin`; sums are flat float64 vectors, of the same size for every shard.
+        *arguments : object
+            Handed to every call; travels once to every worker, not once with every task.
+        name : str
+            What dashboards call the tasks.
+        """
+        (total,) = sum_each((self,), begin, *arguments, name=name)
+        return total
+
+    def sum_in_two_stages(
+        self, first: Begin, second: Begin, *arguments: Any, name: str
+    ) -> tuple[Vector, Vector]:
+        """Return a sum over shards, and one whose terms depend on the first.
+
+        Parameters
+        ----------
+        first : callable
+            Its steps return what those of `second` are to have of the same rows, and the sums.
+        second : callable
+            ``second(*arguments, sums, rows)`` begins, given the sums of `first` over all shards;
+            a step is ``step(rows, kept, out)``. What was kept is None if rows are not held either.
+        *arguments, name
+            As for `sum`.
+        """
+        run, branches = self._runner, self._branches()
+        sent = self._send(arguments, name)
+        groups = [self.blocks[start:stop] for start, stop in branches]
+        calls = ((*sent, group) for group in groups)
+        places = self._places(branches)
+        both = run.calls(name, partial(_first_stage, first, self.held), calls, places)
+        sums = [run.call("stackedae-sums-of", operator.itemgetter(1), each) for each in both]
+        total = self._tree(branches, sums)
+        calls = ((*sent, total, each, group) for each, group in zip(both, groups, strict=True))
+        parts = run.calls(name, partial(_second_stage, second), calls, places)
+        first_sums, second_sums = run.compute(total, self._tree(branches, parts))
+        return first_sums, second_sums
+
+    def sum_and_draw(
+        self, begin: Begin, *arguments: Any, draw: Draw, here: bool, name: str
+    ) -> tuple[Vector, Shards]:
+        """Return what `sum` does, and a sample of the rows, from one read of them.
+
+        Parameters
+        ----------
+        begin, *arguments, name
+            As for `sum`.
+        draw : Draw
+            The sample.
+        here : bool
+            Whether the client is to hold it.
+        """
+        run, branches = self._runner, self._branches()
+        both = self._calls(
+            partial(_sum_and_take, begin, draw), arguments, name, branches, *self._numbers
+        )
+        sums = [run.call("stackedae-sums-of", operator.itemgetter(0), each) for each in both]
+        drawn = [run.call("stackedae-drawn-of", operator.itemgetter(1), each) for each in both]
+        total, sample = self._tree(branches, sums), self._joined(branches, drawn, draw)
+        if here or self.here:
+            values, *blocks = run.compute(total, *sample.blocks)
+        else:
+            kept, *blocks = run.persist(total, *sample.blocks)
+            (values,) = run.compute(kept)
+        return values, replace(sample, blocks=blocks, here=here or self.here)
+
+    def draw(self, draw: Draw, *, here: bool = False) -> Shards:
+        """Return a sample of rows, held by the client if `here`, else where these are."""
+        run, branches = self._runner, self._branches()
+        parts = self._calls(partial(_take, draw), (), "stackedae-draw", branches, *self._numbers)
+        sample = self._joined(branches, parts, draw)
+        blocks = (run.compute if here else run.persist)(*sample.blocks)
+        return replace(sample, blocks=blocks, here=here or self.here)
+
+    def gather(self, function: Callable[..., T], *each: Sequence[Any], name: str) -> tuple[T, ...]:
+        """Return ``function(*of_each, rows)`` of every shard, in order; results should be small.
+
+        Parameters
+        ----------
+        function : callable
+            What to call.
+        *each : sequence
+            One argument per shard.
+        name : str
+            What dashboards call the tasks.
+        """
+        parts = self._calls(partial(_on_each, function), (), name, self._branches(), *each)
+        return tuple(value for part in self._runner.compute(*parts) for value in part)
+
+    def _branches(self) -> list[tuple[int, int]]:
+        """Return which shards each task is to take."""
+        return halvings(len(self.rows), n_tasks(self.n_bytes, self._runner.n_threads))
+
+    def _tree(self, branches: Sequence[tuple[int, int]], sums: Sequence[Any]) -> Any:
+        return _tree(self._runner, dict(zip(branches, sums, strict=True)), 0, len(self.rows))
+
+    @property
+    def _numbers(self) -> tuple[Sequence[int], Sequence[int]]:
+        return range(len(self.rows)), self.rows
+
+    def _joined(
+        self, branches: Sequence[tuple[int, int]], parts: Sequence[Any], draw: Draw
+    ) -> Shards:
+        """Join what was drawn of shards to as many shards as so many rows should have."""
+        drawn = [draw.size(shard, n_rows) for shard, n_rows in zip(*self._numbers, strict=True)]
+        target = rows_per_shard(sum(drawn), self.n_features * self.dtype.itemsize)
+        pieces = [
+            (number, shard - start)
+            for number, (start, stop) in enumerate(branches)
+            for shard in range(start, stop)
+        ]
+        groups: dict[int, list[int]] = {}
+        for shard, before in enumerate(np.cumsum([0, *drawn[:-1]])):
+            if drawn[shard]:
+                groups.setdefault(int(before) // target, []).append(shard)
+        blocks = []
+        for group in groups.values():
+            needed = sorted({pieces[shard][0] for shard in group})
+            where = [(needed.index(number), at) for number, at in (pieces[s] for s in group)]
+            there = [parts[number] for number in needed]
+            blocks.append(self._runner.call("stackedae-join", _join, where, there))
+        sizes = tuple(sum(drawn[shard] for shard in group) for group in groups.values())
+        return replace(self, blocks=blocks, rows=sizes, held=True, places=None)
+
+    def _send(self, arguments: Iterable[Any], name: str) -> list[Any]:
+        return [self._runner.send(f"{name}-argument", argument) for argument in arguments]
+
+    def _calls(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        name: str,
+        branches: Sequence[tuple[int, int]],
+        *each: Sequence[Any],
+    ) -> list[Any]:
+        """Call ``function(*arguments, *of_each, blocks)`` for every branch."""
+        sent = self._send(arguments, name)
+        calls = (
+            (*sent, *(values[start:stop] for values in (*each, self.blocks)))
+            for start, stop in branches
+        )
+        return self._runner.calls(name, function, calls, self._places(branches))
+
+    def _places(self, branches: Sequence[tuple[int, int]]) -> Sequence[Place] | None:
+        """Return who holds the middle of each branch, and so most of it."""
+        if self.places is None:
+            return None
+        return [self.places[(start + stop) // 2] for start, stop in branches]
+
+
+def sum_each(
+    parts: Sequence[Shards], begin: Begin, *arguments: Any, name: str
+) -> tuple[Vector, ...]:
+    """Return what `Shards.sum` does of each of several, from one round trip."""
+    totals = []
+    for shards in parts:
+        branches = shards._branches()
+        sums = shards._calls(partial(_sum_rows, begin), arguments, name, branches)
+        totals.append(shards._tree(branches, sums))
+    return parts[0]._runner.compute(*totals)
+
+
+def add_up(parts: Sequence[Vector]) -> Vector:
+    """Return the sum of what the client has of every shard, in the same tree as on a cluster."""
+    return _halves(lambda shard, _: parts[shard].copy(), 0, len(parts))
+
+
+def each_alone(function: Callable[..., Vector]) -> Begin:
+    """Return how to begin with ``function(*arguments, rows, out)``, which needs no preparation."""
+    return partial(_unprepared, function)
+
+
+def _unprepared(function: Callable[..., Vector], *arguments: Any) -> Callable[..., Vector]:
+    *others, _ = arguments
+    return partial(function, *others)
+
+
+def _tree(
+    run: Runner, branches: dict[tuple[int, int], Any], start: int, stop: int, depth: int = 0
+) -> Any:
+    """Add up branches; a call adds two levels, to be few calls with few arguments each."""
+    if (start, stop) in branches:
+        return branches[start, stop]
+    middle = (start + stop) // 2
+    pair = [_tree(run, branches, *half, depth + 1) for half in ((start, middle), (middle, stop))]
+    return pair if depth % 2 else run.call("stackedae-sum", _add, pair)
+
+
+def _add(nested: Any) -> Vector:
+    if isinstance(nested, np.ndarray):
+        return nested
+    left, right = map(_add, nested)
+    total: Vector = left + right
+    return total
+
+
+def _halves(
+    term: Callable[[int, Vector | None], Vector],
+    start: int,
+    stop: int,
+    out: Vector | None = None,
+    depth: int = 0,
+) -> Vector:
+    """Add up terms in the order of the tree.
+
+    ``term(number, out)`` returns a vector of its own; it may be `out`, which is zeros or None.
+    """
+    # No closure that calls itself: a circle, it would keep what terms hold until Python looks.
+    if stop - start == 1:
+        return term(start, out)
+    middle = (start + stop) // 2
+    left = _halves(term, start, middle, out, depth + 1)
+    zeros = _SCRATCH.empty(f"branch {depth}", left.shape, "float64")
+    zeros[...] = 0.0
+    left += _halves(term, middle, stop, zeros, depth + 1)
+    return left
+
+
+def _portions(block: Array | RowSource) -> Iterator[Array]:
+    """Yield the rows of a block, which is one portion if they are in memory."""
+    return block.portions() if isinstance(block, RowSource) else iter((block,))
+
+
+def _each(blocks: Sequence[Array | RowSource]) -> Iterator[Iterator[Array]]:
+    """Yield the portions of every block; the next one begins to be read as one is begun."""
+    begun = _portions(blocks[0])
+    for following in (*blocks[1:], None):
+        present = begun
+        if following is not None:
+            begun = _portions(following)
+        yield present
+
+
+def _whole(block: Array | RowSource) -> Array:
+    portions = list(_portions(block))
+    return portions[0] if len(portions) == 1 else np.concatenate(portions)
+
+
+def _on_each(function: Callable[..., T], *arguments: Any) -> list[T]:
+    *each, blocks = arguments
+    return [
+        function(*of_each, _whole(block)) for *of_each, block in zip(*each, blocks, strict=True)
+    ]
+
+
+def _sum_rows(begin: Begin, *arguments: Any) -> Vector:
+    *others, blocks = arguments
+    every, step = _each(blocks), _Step(begin, others)
+
+    def sums(_: int, out: Vector | None) -> Vector:
+        for rows in next(every):
+            out = step(rows, out)
+        return _some(out)
+
+    return _halves(sums, 0, len(blocks))
+
+
+def _first_stage(begin: Begin, keeps: bool, *arguments: Any) -> tuple[list[Any], Vector]:
+    *others, blocks = arguments
+    kept: list[Any] = []
+    every, step = _each(blocks), _Step(begin, others)
+
+    def sums(_: int, out: Vector | None) -> Vector:
+        of_portions = []
+        for rows in next(every):
+            keep, out = step(rows, out)
+            of_portions.append(keep if keeps else None)
+        kept.append(of_portions)
+        return _some(out)
+
+    return kept, _halves(sums, 0, len(blocks))
+
+
+def _second_stage(begin: Begin, *arguments: Any) -> Vector:
+    *others, (kept, _), blocks = arguments
+    every, step = _each(blocks), _Step(begin, others)
+
+    def sums(shard: int, out: Vector | None) -> Vector:
+        for number, rows in enumerate(next(every)):
+            out = step(rows, kept[shard][number], out)
+        return _some(out)
+
+    return _halves(sums, 0, len(blocks))
+
+
+class _Step:
+    """The step of a `Begin`, which is begun with the first rows that come."""
+
+    def __init__(self, begin: Begin, arguments: Sequence[Any]) -> None:
+        self.begin, self.arguments = begin, arguments
+        self.step: Callable[..., Any] | None = None
+
+    def __call__(self, rows: Array, *others: Any) -> Any:
+        if self.step is None:
+            self.step = self.begin(*self.arguments, rows)
+        return self.step(rows, *others)
+
+
+def _some(out: Vector | None) -> Vector:
+    assert out is not None, "a shard has rows"
+    return out
+
+
+def _sum_and_take(begin: Begin, draw: Draw, *arguments: Any) -> tuple[Vector, list[Array]]:
+    *others, numbers, n_rows, blocks = arguments
+    taken: list[list[Array]] = [[] for _ in blocks]
+    every, step = _each(blocks), _Step(begin, others)
+
+    def sums(shard: int, out: Vector | None) -> Vector:
+        chosen, start = draw.rows(numbers[shard], n_rows[shard]), 0
+        for rows in next(every):
+            out = step(rows, out)
+            inside = chosen[(chosen >= start) & (chosen < start + len(rows))]
+            taken[shard].append(rows[inside - start])
+            start += len(rows)
+        return _some(out)
+
+    return _halves(sums, 0, len(blocks)), list(map(np.concatenate, taken))
+
+
+def _take(draw: Draw, *arguments: Any) -> list[Array]:
+    return _sum_and_take(each_alone(_nothing), draw, *arguments)[1]
+
+
+def _nothing(rows: Array, out: Vector | None) -> Vector:
+    return np.zeros(0)
+
+
+def _join(where: Sequence[tuple[int, int]], parts: Sequence[Sequence[Array]]) -> Array:
+    return np.concatenate([parts[number][at] for number, at in where])
+
+
+_SCRATCH = Scratch()
