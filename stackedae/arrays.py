@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -103,28 +104,48 @@ class Pool:
     True
     """
 
-    def __init__(self) -> None:
-        self.free: dict[Any, list[np.ndarray[Any, Any]]] = {}
+    most_bytes = 2**28
+    """Not lent, and kept all the same."""
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+    def __init__(self) -> None:
+        self.free: dict[int, list[np.ndarray[Any, Any]]] = {}
+        self.free_bytes = 0
+        self.lock = threading.RLock()  # memory may come back at any moment, inside of `empty` too
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, Any]:
         """Return an array of any values."""
-        free = self.free.setdefault((shape, dtype), [])
-        try:
-            memory = free.pop()
-        except IndexError:
-            memory = np.empty(shape, dtype)
-        return np.asarray(_Lent(memory, free))
+        value_type = np.dtype(dtype)
+        n_bytes = math.prod(shape) * value_type.itemsize
+        # In steps of an eighth, so that arrays of about one size share memory.
+        step = 2 ** max(0, n_bytes.bit_length() - 4)
+        size = -(-n_bytes // step) * step
+        with self.lock:
+            memory = None
+            if self.free.get(size):
+                memory = self.free[size].pop()
+                self.free_bytes -= size
+        if memory is None:
+            memory = np.empty(size, np.uint8)
+        lent = np.asarray(_Lent(memory, self))
+        return lent[:n_bytes].view(value_type).reshape(shape)
+
+    def take_back(self, memory: np.ndarray[Any, Any]) -> None:
+        """Keep memory to lend it again, unless there is enough."""
+        with self.lock:
+            if self.free_bytes + memory.nbytes <= self.most_bytes:
+                self.free.setdefault(memory.nbytes, []).append(memory)
+                self.free_bytes += memory.nbytes
 
 
 class _Lent:
     """What an array in lent memory refers to, and all its views do."""
 
-    def __init__(self, memory: np.ndarray[Any, Any], free: list[np.ndarray[Any, Any]]) -> None:
-        self.memory, self.free = memory, free
+    def __init__(self, memory: np.ndarray[Any, Any], pool: Pool) -> None:
+        self.memory, self.pool = memory, pool
         self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        self.free.append(self.memory)
+        self.pool.take_back(self.memory)
 
 
 def to_numpy(x: AnyArray) -> np.ndarray[Any, Any]:

@@ -18,10 +18,12 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+import zarr.buffer.cpu
 from numpy.typing import DTypeLike
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
+from stackedae.arrays import Pool
 from stackedae.errors import (
     DamagedChunkError,
     StoreError,
@@ -37,10 +39,11 @@ FORMAT = 1
 MARKER = "stackedae"
 """Attribute of a root group that says what the store is, and that it is complete."""
 
-# The fast end of zstd: patches of natural images hardly compress, and reading
-# should not wait for it. crc32c comes last, so that it covers what is stored.
+# Reading should not wait for decompression: lz4 takes half the time of zstd, for
+# about the same size of whitened patches. crc32c comes last, so that it covers
+# what is stored.
 _COMPRESSORS: tuple[dict[str, Any], ...] = (
-    {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+    {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "shuffle"}},
     {"name": "crc32c"},
 )
 
@@ -328,8 +331,7 @@ class StoredRows(RowSource):
                     yield rows[:whole]
 
     def _read(self, start: int, stop: int) -> Array:
-        rest = (slice(0, size) for size in self.reader.shape[1:])
-        rows = self.reader[(slice(start, stop), *rest)]
+        rows = self.reader.rows(start, stop)
         return np.ascontiguousarray(rows.reshape(len(rows), -1), dtype=self.dtype)
 
 
@@ -348,8 +350,22 @@ class _Reader:
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
 
     def __getitem__(self, selection: tuple[slice, ...]) -> Array:
-        try:
+        with self._naming_chunks(selection):
             return np.asarray(self.array[selection])
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Return rows, in memory that is used again when they are gone."""
+        selection = (slice(start, stop), *(slice(0, size) for size in self.shape[1:]))
+        rows: Any = _POOL.empty((stop - start, *self.shape[1:]), self.dtype)
+        with self._naming_chunks(selection):
+            out = zarr.buffer.cpu.NDBuffer.from_ndarray_like(rows)
+            self.array.get_basic_selection(selection, out=out)
+        return np.asarray(rows)
+
+    @contextmanager
+    def _naming_chunks(self, selection: tuple[slice, ...]) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             damaged = _first_damaged(self.array, selection)
             if damaged is None:
@@ -359,6 +375,8 @@ class _Reader:
                 "restore it or write the store again."
             ) from error
 
+
+_POOL = Pool()
 
 _READERS: WeakValueDictionary[str, _Reader] = WeakValueDictionary()
 """By the name of the Dask array that they read: whatever is done to it gives it another name."""
