@@ -249,10 +249,12 @@ def minimise(
     if state.status is not Status.LINE_SEARCH_FAILED:
         return state
     # Samples do not speak for all rows here, or not any more: go on without
-    # them; from the start if they never did.
-    misled = state.iteration - grown.iteration <= COST_WINDOW
+    # them, for what is left of the steps; from the start if they never did.
+    taken = state.iteration - grown.iteration
+    misled = taken <= COST_WINDOW
+    left = training.max_iter if misled else STEP_WORTH * (training.n_steps - taken)
     state = replace(state.restarted(), pairs=(), params=start if misled else state.params)
-    return over_all(lbfgs, start=state, max_iter=state.iteration + training.max_iter)
+    return over_all(lbfgs, start=state, max_iter=state.iteration + min(left, training.max_iter))
 
 
 class _Log:

@@ -1,0 +1,145 @@
+"""Rows that do not fit into memory: reading and computing at a time, against each alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+from distributed import Client
+
+from contests.measure import Options, alternate, median_and_range, say, table
+from contests.workers import two_workers
+from stackedae.containers import cut_into_shards
+from stackedae.costs import AutoEncoderCost
+from stackedae.objective import DaskObjective
+from stackedae.shards import RowSource, Shards, each_alone
+from stackedae.storage import new_samples
+
+SHAPES = ((784, 196), (64, 25))
+"""Features, hidden units."""
+
+N_BYTES = 4 * 10**9
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": "134217728", "MALLOC_MMAP_THRESHOLD_": "33554432"}
+"""Let workers keep memory that they will need again at once; Dask has them give it back."""
+
+
+def report(options: Options) -> str:
+    """Measure, and write the section."""
+    n_bytes, repeats = (10**8, 1) if options.quick else (N_BYTES, min(options.repeats, 3))
+    rows = []
+    for d, h in SHAPES:
+        with tempfile.TemporaryDirectory() as folder:
+            n = n_bytes // (4 * d)
+            say(f"writing {n:,} rows of {d}")
+            store = _write(f"{folder}/rows.zarr", n, d)
+            for malloc in ({}, MALLOC):
+                say(f"streaming {d}-{h}, {malloc}")
+                rows.append(_one_setting(store, d, h, malloc, repeats))
+    header = (
+        "d-h, workers' malloc",
+        "reading alone",
+        "computing alone",
+        "both",
+        "slower alone / both",
+        "the two added up / both",
+        "most memory of a worker",
+        "spilled",
+    )
+    notes = (
+        f"Seconds for one evaluation over {n_bytes / 1e9:g} GB of float32 rows in the chunks and "
+        "with the compression that this library writes, on two workers of one thread and 1 GB "
+        f"each: median (lowest–highest) of {repeats} in turn. Computing alone works on rows that "
+        'every worker makes once. "kept": workers started with '
+        + ", ".join(f"{name}={value}" for name, value in MALLOC.items())
+        + "."
+    )
+    return "\n\n".join(["## Streaming", table(header, rows), notes])
+
+
+def _one_setting(store: object, d: int, h: int, malloc: dict[str, str], repeats: int) -> tuple:
+    cost = AutoEncoderCost(d, h, sparsity_target=0.1)
+    params = cost.initial_params(np.random.default_rng(0))
+    with two_workers(memory_limit="1GB", env=malloc) as client, client.as_current():
+        streamed = cut_into_shards(store)
+        resident = Shards([Repeated(n, d) for n in streamed.rows], streamed.rows, d, streamed.dtype)
+        objective = DaskObjective(cost, streamed)
+        alone = DaskObjective(cost, resident)
+        seconds = alternate(
+            {
+                "read": lambda: streamed.sum(each_alone(_nothing), name="stackedae-read"),
+                "compute": lambda: alone(params),
+                "both": lambda: objective(params),
+            },
+            repeats,
+        )
+        most, spilled = _memory(client)
+    read, compute, both = (np.median(seconds[name]) for name in ("read", "compute", "both"))
+    return (
+        f"{d}-{h}, {'kept' if malloc else 'as Dask sets it'}",
+        *(median_and_range(seconds[name]) for name in ("read", "compute", "both")),
+        f"{100 * max(read, compute) / both:.0f} %",
+        f"{100 * (read + compute) / both:.0f} %",
+        f"{most / 1e6:.0f} MB",
+        f"{spilled / 1e6:.0f} MB",
+    )
+
+
+def _write(path: str, n: int, d: int):
+    """Write rows that compress as contrast-normalised patches do."""
+    import zarr
+
+    from stackedae.memory import rows_per_chunk
+
+    chunk_rows, rng = rows_per_chunk(4 * d), np.random.default_rng(0)
+    with new_samples(
+        path,
+        "patch",
+        shape=(n, d),
+        chunk_rows=chunk_rows,
+        dtype=np.float32,
+        dims=("patch", "feature"),
+        coords={},
+        attrs={},
+        overwrite=False,
+    ) as array:
+        for start in range(0, n, chunk_rows):
+            size = min(chunk_rows, n - start)
+            part = 0.5 + 0.13 * rng.standard_normal((size, d), dtype=np.float32)
+            array[start : start + size] = part
+    return zarr.open_array(f"{path}/patch", mode="r")
+
+
+class Repeated(RowSource):
+    """As many rows as wanted, without reading: one portion again and again."""
+
+    kept: np.ndarray | None = None
+
+    def __init__(self, n_rows: int, n_features: int) -> None:
+        self.n_rows, self.n_features = n_rows, n_features
+
+    def portions(self) -> Iterator[np.ndarray]:
+        step = max(4096, 2**21 // self.n_features // 4096 * 4096)
+        if Repeated.kept is None or Repeated.kept.shape != (step, self.n_features):
+            rng = np.random.default_rng(0)
+            Repeated.kept = rng.random((step, self.n_features), dtype=np.float32)
+        for start in range(0, self.n_rows, step):
+            yield Repeated.kept[: self.n_rows - start]
+
+
+def _nothing(rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    return np.zeros(1)
+
+
+def _memory(client: Client) -> tuple[int, int]:
+    """Return the most memory that a worker ever had, and what they have spilled to disk."""
+
+    def of_worker(dask_worker):
+        import resource
+
+        spilled = getattr(dask_worker.data, "spilled_total", None)
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak, spilled.disk if spilled is not None else 0
+
+    peaks, spilled = zip(*client.run(of_worker).values(), strict=True)
+    return max(peaks), sum(spilled)
