@@ -50,9 +50,10 @@ def arithmetic_dtype(x: AnyArray) -> str:
 
 
 def cast(x: AnyArray, dtype: str) -> AnyArray:
-    """Return x in another dtype, itself if it is that already."""
+    """Return x in another dtype and aligned, itself if it is that already."""
     if isinstance(x, np.ndarray):
-        return x.astype(dtype, copy=False)
+        # At an odd address, where networks leave it, each product would copy it.
+        return x.astype(dtype, copy=not x.flags.aligned)
     xp = namespace_of(x)
     return xp.astype(x, getattr(xp, dtype), copy=False)
 

@@ -255,5 +255,4 @@ def _row_blocks(array: Array | da.Array, rows: tuple[int, ...], dtype: np.dtype[
 
 
 def _as_rows(block: Array, dtype: np.dtype[Any]) -> Array:
-    # What came over a network may lie at any address; BLAS would copy it every time.
-    return np.require(block.reshape(len(block), -1), dtype, ("C", "A"))
+    return np.ascontiguousarray(block.reshape(len(block), -1), dtype)

@@ -140,7 +140,7 @@ class Shards:
             return self
         run = self._runner
         places = None if here else run.share_out(self.rows)
-        loads = run.calls("stackedae-load", _whole, ((block,) for block in self.blocks), places)
+        loads = run.calls("stackedae-load", _aligned, ((block,) for block in self.blocks), places)
         blocks = (run.compute if here else run.persist)(*loads)
         return replace(self, blocks=blocks, held=True, here=self.here or here, places=places)
 
@@ -411,6 +411,11 @@ def _each(blocks: Sequence[Array | RowSource]) -> Iterator[Iterator[Array]]:
 def _whole(block: Array | RowSource) -> Array:
     portions = list(_portions(block))
     return portions[0] if len(portions) == 1 else np.concatenate(portions)
+
+
+def _aligned(block: Array | RowSource) -> Array:
+    # What came over a network may lie at any address; BLAS would copy it every time.
+    return np.require(_whole(block), requirements=("C", "A"))
 
 
 def _on_each(function: Callable[..., T], *arguments: Any) -> list[T]:

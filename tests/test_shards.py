@@ -173,3 +173,15 @@ def test_nothing_waits_for_the_garbage_collector():
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_held_rows_are_aligned(here):
+    memory = np.zeros(4 * 6 + 2, np.uint8)
+    odd = memory[2:].view(np.float32).reshape(3, 2)
+    odd[...] = 1.5
+    assert not odd.flags.aligned
+    shards = Shards([odd], (3,), 2, odd.dtype).hold(here=here)
+    (block,) = shards.gather(np.copy, name=NAME)
+    assert (block == 1.5).all()
+    assert shards.gather(lambda rows: rows.flags.aligned, name=NAME) == (True,)
