@@ -109,7 +109,8 @@ class OnCluster:
     def n_threads(self) -> int:
         """Threads of all workers."""
         client = active_client()
-        return n_threads() if client is None else sum(client.nthreads().values())
+        # An adaptive cluster may have no workers yet.
+        return n_threads() if client is None else max(1, sum(client.nthreads().values()))
 
     def send(self, name: str, value: Any) -> Delayed:
         """Return the value as a task."""

@@ -290,14 +290,16 @@ class Shards:
         for shard, before in enumerate(np.cumsum([0, *drawn[:-1]])):
             if drawn[shard]:
                 groups.setdefault(int(before) // target, []).append(shard)
-        blocks = []
+        sizes = tuple(sum(drawn[shard] for shard in group) for group in groups.values())
+        calls = []
         for group in groups.values():
             needed = sorted({pieces[shard][0] for shard in group})
             where = [(needed.index(number), at) for number, at in (pieces[s] for s in group)]
-            there = [parts[number] for number in needed]
-            blocks.append(self._runner.call("stackedae-join", _join, where, there))
-        sizes = tuple(sum(drawn[shard] for shard in group) for group in groups.values())
-        return replace(self, blocks=blocks, rows=sizes, held=True, places=None)
+            calls.append((where, [parts[number] for number in needed]))
+        run = self._runner
+        places = run.share_out(sizes)
+        blocks = run.calls("stackedae-join", _join, calls, places)
+        return replace(self, blocks=blocks, rows=sizes, held=True, places=places)
 
     def _send(self, arguments: Iterable[Any], name: str) -> list[Any]:
         return [self._runner.send(f"{name}-argument", argument) for argument in arguments]
