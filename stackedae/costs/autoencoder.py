@@ -368,9 +368,25 @@ class AutoEncoderCost:
     def kernel(self, params: Vector, X: AnyArray, mean_activations: Vector | None = None) -> Kernel:
         """Return what computes sums over rows like X at these parameters, chunk after chunk.
 
-        It has the methods `chunk_sums`, `forward` and `backward` (which needs `mean_activations`),
-        without the parameters among their arguments: preparing these takes a while, if there are
-        many chunks.
+        Parameters
+        ----------
+        params : ndarray of shape (layout.size,)
+            Parameters; preparing them takes a while, if there are many chunks.
+        X : array of shape (n_rows, n_features)
+            Rows, whose library, device and precision all chunks have.
+        mean_activations : ndarray of shape (n_hidden,) or None
+            Over all rows, for `backward`.
+
+        Returns
+        -------
+        Kernel
+            With methods `chunk_sums`, `forward` and `backward`, like ours but for the parameters.
+            It is good until the same thread makes another.
+
+        Raises
+        ------
+        ArgumentError
+            If X is not two-dimensional with `n_features` columns.
         """
         if X.ndim != 2 or X.shape[1] != self.n_features:
             raise ArgumentError(
