@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -181,7 +182,7 @@ def cut_in_proportion(sizes: Sequence[int], weights: Sequence[int]) -> list[int]
     middles = [end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True)]
     per_weight = sum(sizes) / sum(weights)
     borders = [weight * per_weight for weight in accumulate(weights)]
-    return [0, *(sum(middle < border for middle in middles) for border in borders[:-1]), len(sizes)]
+    return [0, *(bisect_left(middles, border) for border in borders[:-1]), len(sizes)]
 
 
 def run_here(function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
