@@ -81,11 +81,13 @@ class Scratch(threading.local):
         self.kept: dict[str, np.ndarray[Any, Any]] = {}
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
-        """Return an array of any values, the same for the same name, shape and dtype."""
+        """Return an array of any values, in the memory of this name."""
+        value_type = np.dtype(dtype)
+        n_bytes = math.prod(shape) * value_type.itemsize
         kept = self.kept.get(name)
-        if kept is None or kept.shape != shape or kept.dtype != dtype:
-            kept = self.kept[name] = np.empty(shape, dtype)
-        return kept
+        if kept is None or kept.nbytes < n_bytes:
+            kept = self.kept[name] = np.empty(n_bytes, np.uint8)
+        return kept[:n_bytes].view(value_type).reshape(shape)
 
 
 class Pool:
@@ -136,6 +138,10 @@ class Pool:
             if self.free_bytes + memory.nbytes <= self.most_bytes:
                 self.free.setdefault(memory.nbytes, []).append(memory)
                 self.free_bytes += memory.nbytes
+
+
+POOL = Pool()
+"""What this process lends."""
 
 
 class _Lent:

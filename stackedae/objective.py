@@ -15,7 +15,7 @@ from stackedae.errors import ArgumentError
 from stackedae.evaluation import Evaluation
 from stackedae.layout import Array, Vector
 from stackedae.memory import SAMPLE_SHARE, is_worth_two_stages, runs_on_client
-from stackedae.shards import Begin, Draw, Shards, sum_each
+from stackedae.shards import Draw, Shards, sum_each
 
 _NAME = "stackedae-cost-gradient"
 
@@ -83,13 +83,12 @@ class DaskObjective:
         self._sample: tuple[int, DaskObjective] | None = None
 
     def __call__(self, params: Vector) -> Evaluation:
-        """Evaluate the cost and its gradient: one read of the data, one round trip."""
+        """Evaluate the cost and its gradient, in one round trip."""
         cost, n_rows = self.cost, self.shards.n_rows
         if not self._in_two_stages:
             self.visits.count(self.shards)
-            return cost.finish(
-                params, self.shards.sum(_summing(cost), self._sent(params), name=_NAME)
-            )
+            sums = self.shards.sum(partial(_summing, cost), self._sent(params), name=_NAME)
+            return cost.finish(params, sums)
         self.visits.count(self.shards, reads=2)
         activation, sums = self.shards.sum_in_two_stages(
             partial(_passing, cost),
@@ -130,7 +129,7 @@ class DaskObjective:
         draw, here = self._draw_of(sample)
         self.visits.count(self.shards)
         sums, drawn = self.shards.sum_and_draw(
-            _summing(self.cost), self._sent(params), draw=draw, here=here, name=_NAME
+            partial(_summing, self.cost), self._sent(params), draw=draw, here=here, name=_NAME
         )
         self._keep_sample(sample, drawn)
         return self.cost.finish(params, sums)
@@ -189,7 +188,7 @@ class HalvedObjective:
         cost = self.cost
         for half in self.halves:
             self.visits.count(half)
-        first, second = sum_each(self.halves, _summing(cost), params, name=_NAME)
+        first, second = sum_each(self.halves, partial(_summing, cost), params, name=_NAME)
         whole = cost.finish(params, first + second)
         difference = cost.finish(params, first).gradient - cost.finish(params, second).gradient
         return replace(whole, gradient_variance=float(difference @ difference) / 4)
@@ -221,11 +220,7 @@ def belongs_here(cost: AutoEncoderCost, shards: Shards, share: float = 1.0) -> b
     return runs_on_client(share * shards.n_bytes, share * cost.flops(shards.n_rows))
 
 
-def _summing(cost: AutoEncoderCost) -> Begin:
-    return partial(_begin, cost)
-
-
-def _begin(cost: AutoEncoderCost, params: Vector, rows: Array) -> Any:
+def _summing(cost: AutoEncoderCost, params: Vector, rows: Array) -> Any:
     return cost.kernel(params, rows).chunk_sums
 
 

@@ -339,11 +339,6 @@ def sum_each(
     return parts[0]._runner.compute(*totals)
 
 
-def add_up(parts: Sequence[Vector]) -> Vector:
-    """Return the sum of what the client has of every shard, in the same tree as on a cluster."""
-    return _halves(lambda shard, _: parts[shard].copy(), 0, len(parts))
-
-
 def each_alone(function: Callable[..., Vector]) -> Begin:
     """Return how to begin with ``function(*arguments, rows, out)``, which needs no preparation."""
     return partial(_unprepared, function)

@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from stackedae.arrays import Pool
+from stackedae.arrays import POOL
 from stackedae.errors import (
     DamagedChunkError,
     StoreError,
@@ -356,7 +356,7 @@ class _Reader:
     def rows(self, start: int, stop: int) -> Array:
         """Return rows, in memory that is used again when they are gone."""
         selection = (slice(start, stop), *(slice(0, size) for size in self.shape[1:]))
-        rows: Any = _POOL.empty((stop - start, *self.shape[1:]), self.dtype)
+        rows: Any = POOL.empty((stop - start, *self.shape[1:]), self.dtype)
         with self._naming_chunks(selection):
             out = zarr.buffer.cpu.NDBuffer.from_ndarray_like(rows)
             self.array.get_basic_selection(selection, out=out)
@@ -375,8 +375,6 @@ class _Reader:
                 "restore it or write the store again."
             ) from error
 
-
-_POOL = Pool()
 
 _READERS: WeakValueDictionary[str, _Reader] = WeakValueDictionary()
 """By the name of the Dask array that they read: whatever is done to it gives it another name."""

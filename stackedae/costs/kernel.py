@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from stackedae.arrays import (
+    POOL,
     AnyArray,
-    Pool,
     Scratch,
     arithmetic_dtype,
     beside,
@@ -79,7 +79,7 @@ class Kernel:
         n_hidden = self.P["b1"].size
         shape = (X.shape[0], n_hidden + 1)
         if self.xp is np:
-            codes = _POOL.empty(shape, self.dtype)
+            codes = POOL.empty(shape, self.dtype)
         else:
             codes = empty_beside(X, shape, self.dtype)
         begin = np.zeros(n_hidden) if out is None else out
@@ -209,7 +209,7 @@ class Kernel:
         """Return the sums over all blocks, without those of the unit that is always 1."""
         total = out
         if total is None:
-            total = _POOL.empty((self.sums_layout.size,), "float64")
+            total = POOL.empty((self.sums_layout.size,), "float64")
             total[...] = 0.0
         wide = self.layout.unpack(to_numpy(self.total))
         wide["b2"] = wide["W2"][:, -1]
@@ -304,4 +304,3 @@ class _OfThread(Scratch):
 
 
 _SCRATCH = _OfThread()
-_POOL = Pool()
