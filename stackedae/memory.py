@@ -14,6 +14,9 @@ CACHE_BYTES = MIB // 2
 MIN_BLOCK_ROWS, BLOCK_ROWS, MAX_BLOCK_ROWS = 512, 1024, 4096
 """Rows of a block: where it fits the cache, where it cannot, and at most."""
 
+STACK_BYTES = MIB
+"""Blocks that are computed in one call, at most: beyond, a call's overhead is nothing."""
+
 MIN_SHARD_BYTES = MIB // 4
 """Below this, the overhead of a task (about a millisecond) outweighs its work."""
 
@@ -89,6 +92,38 @@ def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
     step = rows_per_block(n_features)
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
+
+
+def row_stacks(n_rows: int, n_features: int, n_hidden: int) -> Iterator[tuple[slice, int]]:
+    """Cut rows into stacks of blocks of equal size, and yield how many blocks each has.
+
+    Blocks are summed up one by one, so that how many are in a stack changes no bit.
+
+    Examples
+    --------
+    >>> from stackedae.memory import row_stacks
+    >>> list(row_stacks(5000, 64, 25))
+    [(slice(0, 4096, None), 8), (slice(4096, 4608, None), 1), (slice(4608, 5000, None), 1)]
+    """
+    step, most = rows_per_block(n_features), blocks_per_stack(n_features, n_hidden)
+    n_blocks, rest = divmod(n_rows, step)
+    for first in range(0, n_blocks, most):
+        n_stacked = min(most, n_blocks - first)
+        yield slice(first * step, (first + n_stacked) * step), n_stacked
+    if rest:
+        yield slice(n_blocks * step, n_rows), 1
+
+
+def blocks_per_stack(n_features: int, n_hidden: int) -> int:
+    """Return how many blocks pass through a kernel at a time, at most.
+
+    Examples
+    --------
+    >>> from stackedae.memory import blocks_per_stack
+    >>> blocks_per_stack(64, 25), blocks_per_stack(784, 196)
+    (8, 1)
+    """
+    return max(1, STACK_BYTES // (4 * rows_per_block(n_features) * max(n_features, n_hidden)))
 
 
 def rows_per_shard(n_rows: int, row_bytes: int) -> int:

@@ -9,8 +9,11 @@ from stackedae.memory import (
     MAX_SHARDS,
     MIB,
     MIN_SHARD_BYTES,
+    blocks_per_stack,
     halvings,
     n_tasks,
+    row_stacks,
+    rows_per_block,
     rows_per_chunk,
     rows_per_portion,
     rows_per_shard,
@@ -80,3 +83,16 @@ def test_tasks_keep_threads_busy_and_are_few(n_threads, n_bytes):
     rounds = -(-tasks // n_threads)
     assert tasks >= 0.85 * n_threads * rounds
     assert tasks < 16 * n_threads
+
+
+@given(st.integers(0, 10**5), st.integers(1, 5000), st.integers(1, 5000))
+def test_stacks_are_blocks_of_one_size_in_order(n_rows, n_features, n_hidden):
+    done = 0
+    for rows, n_blocks in row_stacks(n_rows, n_features, n_hidden):
+        assert rows.start == done < rows.stop
+        assert n_blocks <= blocks_per_stack(n_features, n_hidden)
+        m, rest = divmod(rows.stop - rows.start, n_blocks)
+        assert rest == 0
+        assert m == rows_per_block(n_features) or rows.stop == n_rows
+        done = rows.stop
+    assert done == n_rows

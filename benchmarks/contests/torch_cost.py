@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from stackedae.costs import AutoEncoderCost
 
-BLOCK_SIZES = (512, 1024, 2048, 4096)
+BLOCK_SIZES = (512, 1024, 2048, 4096, 8192)
 """Rows of a block, of which the fastest is reported."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -22,11 +23,14 @@ from stackedae.arrays import (
 )
 from stackedae.costs.activations import Activation
 from stackedae.layout import Array, Layout, Vector
-from stackedae.memory import row_blocks, rows_per_block
+from stackedae.memory import blocks_per_stack, row_stacks, rows_per_block
 
 
 class Kernel:
     """Sums over rows at given parameters, block by block, in buffers that all blocks share.
+
+    Blocks that fit the cache of a product are computed in stacks, arrays of three dimensions: so
+    there are few calls. Each block has its own sums, which are added up in the order of rows.
 
     The last of the codes is a unit that is always 1, whose weights in the decoder are b2: so the
     product with W2 adds the bias, and the sum for W2 brings the one for b2. Its column in the
@@ -59,17 +63,19 @@ class Kernel:
     ) -> None:
         self.f, self.g, self.sums_layout, self.P = f, g, sums_layout, P
         self.xp, self.like, self.dtype = namespace_of(like), like, arithmetic_dtype(like)
-        self.slope = None if slope is None else self.send(np.append(slope, 0.0))
+        d, h = P["W2"].shape
+        self.rows_per_block, self.n_blocks = rows_per_block(d), blocks_per_stack(d, h + 1)
+        self.slope = None if slope is None else self.in_rows("slope", np.append(slope, 0.0))
         self.sums_slope = slope is None and "slope" in sums_layout.slices
         self.layout = _with_unit(sums_layout, self.sums_slope)
-        self.current: _Buffers | None = None
+        self.views: dict[tuple[int, ...], _Buffers] = {}
         _SCRATCH.user = id(self)
 
     def chunk_sums(self, X: AnyArray, out: Vector | None = None) -> Vector:
         """See `AutoEncoderCost.chunk_sums`."""
         self.begin(out)
-        for _, x in self.blocks_of(X):
-            a = self.buffers_for(x.shape[0]).codes
+        for _, x in self.stacks_of(X):
+            a = self.buffers_for(x).codes
             self.encode(x, a)
             self.backpropagate(x, a)
         return self.sums(out)
@@ -84,9 +90,10 @@ class Kernel:
             codes = empty_beside(X, shape, self.dtype)
         begin = np.zeros(n_hidden) if out is None else out
         activation = beside(X, np.append(begin, 0.0), "float64")
-        for rows, x in self.blocks_of(X):
-            self.encode(x, codes[rows, :])
-            activation += self.part["activation"]
+        for rows, x in self.stacks_of(X):
+            self.encode(x, self.stacked(codes, rows, x))
+            for row in range(x.shape[0]):
+                activation += self.part["activation"][row, :]
         return codes, to_numpy(activation)[:-1]
 
     def backward(
@@ -96,15 +103,21 @@ class Kernel:
         if codes is None:
             return self.chunk_sums(X, out)
         self.begin(out)
-        for rows, x in self.blocks_of(X):
-            self.backpropagate(x, codes[rows, :])
+        for rows, x in self.stacks_of(X):
+            self.backpropagate(x, self.stacked(codes, rows, x))
         return self.sums(out)
 
-    def blocks_of(self, X: AnyArray) -> Iterator[tuple[slice, AnyArray]]:
-        """Yield rows of X, and which they are, in the precision of the arithmetic."""
+    def stacks_of(self, X: AnyArray) -> Iterator[tuple[slice, AnyArray]]:
+        """Yield blocks of X (n_blocks, m, d), and which rows they are, in our precision."""
         assert _SCRATCH.user == id(self), "another kernel was made meanwhile"
-        for rows in row_blocks(X.shape[0], X.shape[1]):
-            yield rows, cast(X[rows, :], self.dtype)
+        n_rows, d = X.shape
+        for rows, n_blocks in row_stacks(n_rows, d, self.P["b1"].size + 1):
+            x = cast(X[rows, :], self.dtype)
+            yield rows, self.xp.reshape(x, (n_blocks, x.shape[0] // n_blocks, d))
+
+    def stacked(self, codes: AnyArray, rows: slice, x: AnyArray) -> AnyArray:
+        """Return the codes of these rows, stacked like the rows themselves."""
+        return self.xp.reshape(codes[rows, :], (*x.shape[:2], codes.shape[1]))
 
     def begin(self, sums: Vector | None) -> None:
         """Start from sums over rows that came before, if there are any."""
@@ -119,10 +132,8 @@ class Kernel:
 
     @cached_property
     def b1(self) -> AnyArray:
-        """Encoder biases for every row of a block, for scaled z: broadcasting takes longer."""
-        biases = _SCRATCH.empty("b1", self.buffers[0].shape, self.dtype)
-        biases[...] = np.append(self.f.scale * self.P["b1"], self.f.unit)
-        return self.send(biases)
+        """Encoder biases for every row of a block, for scaled z."""
+        return self.in_rows("b1", np.append(self.f.scale * self.P["b1"], self.f.unit))
 
     @cached_property
     def W2(self) -> AnyArray:
@@ -140,27 +151,33 @@ class Kernel:
 
     @cached_property
     def block(self) -> AnyArray:
-        """Sums over one block, in one vector: one addition brings all of them to the total."""
-        return self.send(self.zeros("block", self.layout.size, self.dtype))
+        """Sums over every block of a stack, each in a vector that is added to the total at once."""
+        sums = self.zeros("block", self.n_blocks * self.layout.size, self.dtype)
+        return self.send(sums.reshape(self.n_blocks, -1))
 
     @cached_property
     def part(self) -> dict[str, AnyArray]:
         """The segments of `block`."""
         return {
-            name: self.xp.reshape(self.block[self.layout.slices[name]], shape)
+            name: self.xp.reshape(self.block[:, self.layout.slices[name]], (-1, *shape))
             for name, shape in self.layout.shapes
         }
 
     @cached_property
+    def ones(self) -> AnyArray:
+        """Ones for every row of a block."""
+        return self.send(np.ones(self.rows_per_block))
+
+    @cached_property
     def buffers(self) -> tuple[AnyArray, ...]:
-        """Codes, errors, and what reconstructions and slopes share, for a whole block."""
+        """Codes, errors, and what reconstructions and slopes share, for a whole stack."""
         d, k = self.P["W2"].shape[0], self.P["W2"].shape[1] + 1
-        n_rows = rows_per_block(d)
+        n_rows = self.n_blocks * self.rows_per_block
         # The reconstruction is spent when δ2 and f'(z) are computed: one
         # memory for both, so that more of it stays in cache.
         return (
-            self.empty("codes", n_rows, k),
-            self.empty("error", n_rows, d),
+            self.empty("codes", n_rows * k),
+            self.empty("error", n_rows * d),
             self.empty("shared", n_rows * max(d, 2 * k)),
         )
 
@@ -168,11 +185,17 @@ class Kernel:
         """Return values where X is, in the precision of the arithmetic."""
         return beside(self.like, values, self.dtype)
 
-    def empty(self, name: str, *shape: int) -> AnyArray:
+    def in_rows(self, name: str, values: Vector) -> AnyArray:
+        """Return values in every row of a block: broadcasting them takes longer."""
+        rows = _SCRATCH.empty(name, (self.rows_per_block, values.size), self.dtype)
+        rows[...] = values
+        return self.send(rows)
+
+    def empty(self, name: str, size: int) -> AnyArray:
         """Return scratch memory like `send` does, of any values."""
         if self.xp is np:
-            return _SCRATCH.empty(name, shape, self.dtype)
-        return empty_beside(self.like, shape, self.dtype)
+            return _SCRATCH.empty(name, (size,), self.dtype)
+        return empty_beside(self.like, (size,), self.dtype)
 
     def zeros(self, name: str, size: int, dtype: str) -> Array:
         """Return scratch memory of zeros."""
@@ -188,11 +211,12 @@ class Kernel:
         out[:, h] = 0.0
         return out
 
-    def buffers_for(self, m: int) -> _Buffers:
-        """Return the buffers for a block of m rows."""
-        if self.current is None or self.current.n_rows != m:
-            self.current = _Buffers(self, m)
-        return self.current
+    def buffers_for(self, x: AnyArray) -> _Buffers:
+        """Return the buffers for a stack like x."""
+        views = self.views.get(x.shape)
+        if views is None:
+            views = self.views[x.shape] = _Buffers(self, *x.shape)
+        return views
 
     def widened(self, sums: Vector | None) -> Array:
         """Return sums with entries for the unit that is always 1."""
@@ -219,38 +243,38 @@ class Kernel:
         return total
 
     def encode(self, x: AnyArray, a: AnyArray) -> None:
-        """Write the codes of rows x to a, and sum them up."""
+        """Write the codes of blocks x to a, and sum them up."""
+        views = self.buffers_for(x)
         into(a, self.xp.matmul, x, self.W1)
-        a += self.b1[: a.shape[0], :]
+        a += self.b1[: views.n_rows, :]
         self.f.apply(self.xp, a)
-        ones = self.buffers_for(x.shape[0]).ones
-        into(self.part["activation"], self.xp.matmul, ones, a)
+        into(views.part["activation"], self.xp.matmul, views.ones, a)
 
     def backpropagate(self, x: AnyArray, a: AnyArray) -> None:
-        """Compute the other sums over rows x, whose codes are a, and add all up."""
-        xp, matmul, part = self.xp, self.xp.matmul, self.part
-        block = self.buffers_for(x.shape[0])
-        r, e, delta, slope = block.output, block.error, block.delta, block.slope
+        """Compute the other sums over blocks x, whose codes are a, and add all up."""
+        xp, matmul, views = self.xp, self.xp.matmul, self.buffers_for(x)
+        r, e, delta, slope, part = views.output, views.error, views.delta, views.slope, views.part
         into(r, matmul, a, self.W2)
         self.g.apply(xp, r)
 
         into(e, xp.subtract, r, x)
-        part["n_rows"][...] = block.n_rows
-        part["squared_error"][...] = block.flat_error @ block.flat_error
+        part["n_rows"][...] = views.n_rows
+        into(part["squared_error"], xp.vecdot, views.flat_error, views.flat_error)
         self.g.times_derivative(xp, e, r)
-        into(part["W2"], matmul, e.T, a)
+        into(part["W2"], matmul, views.error_T, a)
 
         into(delta, matmul, e, self.W2_back)
         self.f.derivative(xp, a, slope)
         if self.slope is not None:
-            delta += self.slope
+            delta += self.slope[: views.n_rows, :]
         delta *= slope
         if self.sums_slope:
-            into(part["slope_x"], matmul, slope.T, x)
-            into(part["slope"], matmul, block.ones, slope)
-        into(part["W1"], matmul, delta.T, x)
-        into(part["b1"], matmul, block.ones, delta)
-        self.total += self.block
+            into(part["slope_x"], matmul, views.slope_T, x)
+            into(part["slope"], matmul, views.ones, slope)
+        into(part["W1"], matmul, views.delta_T, x)
+        into(part["b1"], matmul, views.ones, delta)
+        for row in range(views.n_blocks):
+            self.total += self.block[row, :]
 
 
 def _with_unit(layout: Layout, with_slope: bool) -> Layout:
@@ -280,21 +304,25 @@ def _begin(values: Array, shape: tuple[int, ...]) -> Array:
 
 
 class _Buffers:
-    """Where a kernel computes on blocks of so many rows."""
+    """Where a kernel computes on so many blocks of so many rows."""
 
-    def __init__(self, kernel: Kernel, n_rows: int) -> None:
+    def __init__(self, kernel: Kernel, n_blocks: int, n_rows: int, d: int) -> None:
+        self.n_blocks, self.n_rows = n_blocks, n_rows
+        self.ones = kernel.ones[:n_rows]
+        self.part = {name: values[:n_blocks, ...] for name, values in kernel.part.items()}
         codes, error, shared = kernel.buffers
-        self.n_rows = n_rows
-        self.ones = kernel.send(np.ones(n_rows))
-        self.codes, self.error = codes[:n_rows, :], error[:n_rows, :]
-        self.flat_error = kernel.xp.reshape(self.error, (-1,))
-        (_, k), (_, d) = codes.shape, error.shape
+        xp, k, m = kernel.xp, kernel.P["b1"].size + 1, n_blocks * n_rows
 
-        def view(start: int, columns: int) -> AnyArray:
-            stop = start + n_rows * columns
-            return kernel.xp.reshape(shared[start:stop], (n_rows, columns))
+        def view(of: AnyArray, start: int, *shape: int) -> AnyArray:
+            return xp.reshape(of[start : start + n_blocks * math.prod(shape)], (n_blocks, *shape))
 
-        self.output, self.delta, self.slope = view(0, d), view(0, k), view(n_rows * k, k)
+        self.codes, self.error = view(codes, 0, n_rows, k), view(error, 0, n_rows, d)
+        self.flat_error = view(error, 0, n_rows * d)
+        self.output, self.delta = view(shared, 0, n_rows, d), view(shared, 0, n_rows, k)
+        self.slope = view(shared, m * k, n_rows, k)
+        self.error_T, self.delta_T, self.slope_T = (
+            xp.matrix_transpose(values) for values in (self.error, self.delta, self.slope)
+        )
 
 
 class _OfThread(Scratch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from stackedae import memory
 from stackedae.costs import ACTIVATIONS, AutoEncoderCost
 from stackedae.errors import ArgumentError, DataError
 from stackedae.memory import MAX_BLOCK_ROWS
@@ -277,3 +278,15 @@ def test_going_on_from_sums_gives_the_same_bits(dtype):
     for start in range(0, len(X), 2 * MAX_BLOCK_ROWS):
         sums = cost.chunk_sums(params, X[start : start + 2 * MAX_BLOCK_ROWS], sums)
     assert sums.tobytes() == cost.chunk_sums(params, X).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_bits_do_not_depend_on_how_many_blocks_are_stacked(dtype, monkeypatch):
+    cost = AutoEncoderCost(64, 5)
+    rng = np.random.default_rng(1)
+    params, X = rng.normal(size=cost.layout.size), rng.random((10_000, 64)).astype(dtype)
+    stacked, kept = cost.chunk_sums(params, X), cost.evaluate(params, X).gradient
+    monkeypatch.setattr(memory, "STACK_BYTES", 1)
+    assert memory.blocks_per_stack(64, 5) == 1
+    assert cost.chunk_sums(params, X).tobytes() == stacked.tobytes()
+    assert cost.evaluate(params, X).gradient.tobytes() == kept.tobytes()
