@@ -30,6 +30,7 @@ from stackedae.errors import (
     StoreExistsError,
 )
 from stackedae.layout import Array
+from stackedae.malloc import keeping_freed_memory
 from stackedae.memory import MAX_BLOCK_ROWS, MAX_SHARDS, rows_per_chunk, rows_per_portion_read
 from stackedae.shards import RowSource, Shards
 
@@ -318,7 +319,7 @@ class StoredRows(RowSource):
         self, ahead: ThreadPoolExecutor, coming: Future[Array], spans: list[tuple[int, int]]
     ) -> Iterator[Array]:
         waiting: Array = np.empty((0, 0))
-        with ahead:
+        with ahead, keeping_freed_memory():
             for following in (*spans, None):
                 rows = coming.result()
                 if following is not None:

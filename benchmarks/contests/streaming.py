@@ -20,8 +20,6 @@ SHAPES = ((784, 196), (64, 25))
 """Features, hidden units."""
 
 N_BYTES = 4 * 10**9
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": "134217728", "MALLOC_MMAP_THRESHOLD_": "33554432"}
-"""Let workers keep memory that they will need again at once; Dask has them give it back."""
 
 
 def report(options: Options) -> str:
@@ -33,11 +31,10 @@ def report(options: Options) -> str:
             n = n_bytes // (4 * d)
             say(f"writing {n:,} rows of {d}")
             store = _write(f"{folder}/rows.zarr", n, d)
-            for malloc in ({}, MALLOC):
-                say(f"streaming {d}-{h}, {malloc}")
-                rows.append(_one_setting(store, d, h, malloc, repeats))
+            say(f"streaming {d}-{h}")
+            rows.append(_one_shape(store, d, h, repeats))
     header = (
-        "d-h, workers' malloc",
+        "d-h",
         "reading alone",
         "computing alone",
         "both",
@@ -50,17 +47,15 @@ def report(options: Options) -> str:
         f"Seconds for one evaluation over {n_bytes / 1e9:g} GB of float32 rows in the chunks and "
         "with the compression that this library writes, on two workers of one thread and 1 GB "
         f"each: median (lowest–highest) of {repeats} in turn. Computing alone works on rows that "
-        'every worker makes once. "kept": workers started with '
-        + ", ".join(f"{name}={value}" for name, value in MALLOC.items())
-        + "."
+        "every worker makes once."
     )
     return "\n\n".join(["## Streaming", table(header, rows), notes])
 
 
-def _one_setting(store: object, d: int, h: int, malloc: dict[str, str], repeats: int) -> tuple:
+def _one_shape(store: object, d: int, h: int, repeats: int) -> tuple:
     cost = AutoEncoderCost(d, h, sparsity_target=0.1)
     params = cost.initial_params(np.random.default_rng(0))
-    with two_workers(memory_limit="1GB", env=malloc) as client, client.as_current():
+    with two_workers(memory_limit="1GB") as client, client.as_current():
         streamed = cut_into_shards(store)
         resident = Shards([Repeated(n, d) for n in streamed.rows], streamed.rows, d, streamed.dtype)
         objective = DaskObjective(cost, streamed)
@@ -76,7 +71,7 @@ def _one_setting(store: object, d: int, h: int, malloc: dict[str, str], repeats:
         most, spilled = _memory(client)
     read, compute, both = (np.median(seconds[name]) for name in ("read", "compute", "both"))
     return (
-        f"{d}-{h}, {'kept' if malloc else 'as Dask sets it'}",
+        f"{d}-{h}",
         *(median_and_range(seconds[name]) for name in ("read", "compute", "both")),
         f"{100 * max(read, compute) / both:.0f} %",
         f"{100 * (read + compute) / both:.0f} %",

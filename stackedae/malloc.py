@@ -1,0 +1,80 @@
+"""Freed memory that is soon needed again stays with the process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stackedae.memory import MIB
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""What glibc's malloc.h calls M_TRIM_THRESHOLD and M_MMAP_THRESHOLD."""
+
+_KEPT_BYTES, _LARGEST_KEPT, _SMALLEST_MAPPED = 128 * MIB, 32 * MIB, MIB // 8
+"""At the end of a heap; of one array, the most that glibc takes; glibc's own threshold."""
+
+
+@contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """Let the C library keep what is freed while inside, up to some 128 MiB.
+
+    Dask starts workers with ``MALLOC_TRIM_THRESHOLD_=65536``, so that memory goes back to the
+    system as soon as it is free. Zarr allocates every chunk twice, as stored and as decoded: each
+    time the system clears pages for it one by one, which takes longer than decoding does.
+
+    Nothing is done where that variable is not set (glibc then adapts by itself), where
+    ``MALLOC_MMAP_THRESHOLD_`` is set too (somebody chose), or where there is no glibc.
+    """
+    _enter()
+    try:
+        yield
+    finally:
+        _leave()
+
+
+_lock, _inside = threading.Lock(), 0
+
+
+def _enter() -> None:
+    global _inside
+    with _lock:
+        _inside += 1
+        if _inside == 1 and _trimmed_to() is not None:
+            _set(_MMAP_THRESHOLD, _LARGEST_KEPT)
+            _set(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def _leave() -> None:
+    global _inside
+    with _lock:
+        _inside -= 1
+        before = _trimmed_to()
+        if _inside == 0 and before is not None:
+            _set(_TRIM_THRESHOLD, before)
+            _set(_MMAP_THRESHOLD, _SMALLEST_MAPPED)
+
+
+def _trimmed_to() -> int | None:
+    """Return the threshold that this process was started with, if it is ours to change."""
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return None
+    value = os.environ.get("MALLOC_TRIM_THRESHOLD_", "")
+    return int(value) if value.isdecimal() else None
+
+
+def _set(option: int, value: int) -> None:
+    if _MALLOPT is not None:
+        _MALLOPT(option, value)
+
+
+def _find_mallopt() -> ctypes._NamedFuncPointer | None:
+    try:
+        return ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # macOS, Windows, musl
+        return None
+
+
+_MALLOPT = _find_mallopt()
