@@ -26,6 +26,9 @@ MAX_SHARD_BYTES = 256 * MIB
 TASK_BYTES = 128 * MIB
 """Of more rows, the overhead of a task is nothing."""
 
+MOST_TASKS = 16
+"""For each thread: at the end, others wait for the last one."""
+
 BUSY_SHARE = 0.85
 """Of the threads, if all tasks take the same time."""
 
@@ -152,7 +155,7 @@ def rows_per_shard(n_rows: int, row_bytes: int) -> int:
 def n_tasks(n_bytes: int, n_threads: int) -> int:
     """Return how many tasks an evaluation should be cut into: a power of two.
 
-    As few as keep nearly all threads busy to the end, for each takes milliseconds; up to eight
+    As few as keep nearly all threads busy to the end, for each takes milliseconds; up to sixteen
     for each thread where tasks are long, so that a slow worker can be given less to do.
 
     Examples
@@ -161,12 +164,12 @@ def n_tasks(n_bytes: int, n_threads: int) -> int:
 
     >>> from stackedae.memory import MIB, n_tasks
     >>> n_tasks(100 * MIB, 2), n_tasks(100 * MIB, 3), n_tasks(102_400 * MIB, 3)
-    (2, 8, 32)
+    (2, 8, 64)
     """
     tasks = 1
     while tasks < n_threads or tasks < BUSY_SHARE * n_threads * -(-tasks // n_threads):
         tasks *= 2
-    while n_bytes > tasks * TASK_BYTES and tasks < 8 * n_threads:
+    while n_bytes > tasks * TASK_BYTES and tasks < MOST_TASKS * n_threads:
         tasks *= 2
     return tasks
 

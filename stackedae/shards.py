@@ -166,7 +166,7 @@ class Shards:
             What dashboards call the tasks.
         """
         run = self._runner
-        sent = [run.send(f"{name}-argument", argument) for argument in arguments]
+        sent = [run.send(f"{name}-parameters", argument) for argument in arguments]
         blocks = [run.call(name, MappedRows, function, *sent, block) for block in self.blocks]
         return Shards(blocks, self.rows, n_features, np.dtype(dtype), here=self.here)
 
@@ -302,7 +302,7 @@ class Shards:
         return replace(self, blocks=blocks, rows=sizes, held=True, places=places)
 
     def _send(self, arguments: Iterable[Any], name: str) -> list[Any]:
-        return [self._runner.send(f"{name}-argument", argument) for argument in arguments]
+        return [self._runner.send(f"{name}-parameters", argument) for argument in arguments]
 
     def _calls(
         self,

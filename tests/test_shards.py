@@ -1,6 +1,8 @@
 import gc
 import itertools
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import dask
 import hypothesis.strategies as st
@@ -185,3 +187,33 @@ def test_held_rows_are_aligned(here):
     (block,) = shards.gather(np.copy, name=NAME)
     assert (block == 1.5).all()
     assert shards.gather(lambda rows: rows.flags.aligned, name=NAME) == (True,)
+
+
+class SlowRow(RowSource):
+    """A row that takes a while to read."""
+
+    def portions(self):
+        time.sleep(0.1)
+        return iter([np.ones((1, 1))])
+
+
+def test_tasks_without_a_place_wait_for_a_worker_that_is_free(cluster, monkeypatch):
+    monkeypatch.setattr("stackedae.shards.n_tasks", lambda n_bytes, n_threads: 16)
+    shards = Shards([SlowRow() for _ in range(16)], (1,) * 16, 1, np.dtype(float))
+    with cluster.as_current(), ThreadPoolExecutor(1) as other:
+        waiting = other.submit(most_queued, cluster)
+        shards.sum(each_alone(scaled), 2.0, name="stackedae-cost")
+    assert waiting.result() > 4
+
+
+def scaled(scale, rows, out):
+    return scale * column_sums(rows, out)
+
+
+def most_queued(cluster):
+    counts = [cluster.run_on_scheduler(n_queued) for _ in range(100)]
+    return max(counts)
+
+
+def n_queued(dask_scheduler):
+    return len(dask_scheduler.queued)
