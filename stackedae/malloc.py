@@ -1,9 +1,10 @@
-"""Freed memory that is soon needed again stays with the process."""
+"""Freed memory stays while it is soon needed again, and goes back when it is not."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,15 @@ def keeping_freed_memory() -> Iterator[None]:
         yield
     finally:
         _leave()
+
+
+def return_freed_memory() -> None:
+    """Give all free pages back to the system, after work that took much more than is left of it.
+
+    glibc keeps what lies between arrays that are still there: seen, 250 MiB of 580.
+    """
+    if _C is not None:
+        _C.malloc_trim(0)
 
 
 _lock, _inside = threading.Lock(), 0
@@ -66,15 +76,12 @@ def _trimmed_to() -> int | None:
 
 
 def _set(option: int, value: int) -> None:
-    if _MALLOPT is not None:
-        _MALLOPT(option, value)
+    if _C is not None:
+        _C.mallopt(option, value)
 
 
-def _find_mallopt() -> ctypes._NamedFuncPointer | None:
-    try:
-        return ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # macOS, Windows, musl
-        return None
+def _find_glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
-_MALLOPT = _find_mallopt()
+_C = _find_glibc()

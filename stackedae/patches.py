@@ -16,6 +16,7 @@ import stackedae._version as version
 from stackedae.cluster import task
 from stackedae.errors import ArgumentError
 from stackedae.images import Image, Region, open_images
+from stackedae.malloc import return_freed_memory
 from stackedae.memory import rows_per_chunk, rows_per_portion
 from stackedae.storage import StoreLike, new_samples, open_samples, refuse_existing
 from stackedae.windows import Integers, PatchGrid, cut_windows
@@ -223,6 +224,7 @@ class PatchPlan:
             for rows in self._slices(rows_per_portion(row_bytes, self.chunk_rows)):
                 array[rows] = self._cut(rows)
                 on_written(rows.stop - rows.start)
+        return_freed_memory()
 
     def _wrap(self, patches: Any) -> xr.DataArray:
         coords = {name: ("patch", values) for name, values in self.coordinates.items()}

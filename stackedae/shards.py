@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from stackedae.arrays import Scratch
 from stackedae.cluster import Here, OnCluster, Place, Runner
 from stackedae.layout import Array, Vector
+from stackedae.malloc import return_freed_memory
 from stackedae.memory import halvings, n_tasks, rows_per_shard
 
 T = TypeVar("T")
@@ -142,6 +143,7 @@ class Shards:
         places = None if here else run.share_out(self.rows)
         loads = run.calls("stackedae-load", _aligned, ((block,) for block in self.blocks), places)
         blocks = (run.compute if here else run.persist)(*loads)
+        return_freed_memory()  # what reading took; workers have set that it goes back at once
         return replace(self, blocks=blocks, held=True, here=self.here or here, places=places)
 
     def map(

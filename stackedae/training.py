@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stackedae.blas import one_blas_thread
 from stackedae.containers import Container, n_columns
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import DataError
@@ -126,7 +127,9 @@ def train_stack(
     """
     trained: list[Layer] = []
     history: list[Record] = []
-    with ExitStack() as scratch:
+    # OpenBLAS's threads look out for more work for some 20 ms after each call, on
+    # cores that the next evaluation needs; and bits depend on how many there are.
+    with ExitStack() as scratch, one_blas_thread():
         rows = rows_of(X, layers[0].cost(n_columns(X), "identity"), training.dtype)
         for index, settings in enumerate(layers):
             _LOGGER.info("layer %d: %s", index, rows.reason)

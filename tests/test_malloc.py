@@ -55,3 +55,20 @@ def test_what_somebody_chose_is_left_alone(env):
     before, inside, after = faults(**env)
     assert inside > 0.5 * before
     assert after > 0.5 * before
+
+
+FRAGMENT = """
+import psutil
+from stackedae.malloc import return_freed_memory
+rss = lambda: psutil.Process().memory_info().rss
+kept = [bytearray(2**16) for _ in range(2000)][::40]
+before = rss()
+return_freed_memory()
+print(before, rss())
+"""
+
+
+def test_memory_between_what_is_still_there_goes_back():
+    out = subprocess.run([sys.executable, "-c", FRAGMENT], capture_output=True, check=True)
+    before, after = map(int, out.stdout.split())
+    assert before - after > 50 * 2**20

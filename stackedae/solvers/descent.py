@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from stackedae.evaluation import Evaluation, Objective
 from stackedae.layout import Vector
 from stackedae.solvers.line_search import SearchResult, StrongWolfe, Trial
-from stackedae.solvers.state import COST_WINDOW, SolverState, Status
+from stackedae.solvers.state import COST_WINDOW, Pair, SolverState, Status
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Descent(ABC):
         """Return the first step to try along the direction, on which the cost has this slope."""
 
     @abstractmethod
-    def remember(self, state: SolverState, trial: Trial) -> tuple[tuple[Vector, Vector], ...]:
+    def remember(self, state: SolverState, trial: Trial) -> tuple[Pair, ...]:
         """Return the pairs (s, y) to keep after the step to `trial`."""
 
     def init(self, params: Vector) -> SolverState:

@@ -9,7 +9,7 @@ import numpy as np
 from stackedae.layout import Vector
 from stackedae.solvers.descent import Descent
 from stackedae.solvers.line_search import Trial
-from stackedae.solvers.state import SolverState
+from stackedae.solvers.state import Pair, SolverState
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,6 @@ class GradientDescent(Descent):
         """Return twice the last η; at first, a step of length 1."""
         return 2 * state.step_length if state.step_length > 0 else float(1.0 / np.sqrt(-slope))
 
-    def remember(self, state: SolverState, trial: Trial) -> tuple[tuple[Vector, Vector], ...]:
+    def remember(self, state: SolverState, trial: Trial) -> tuple[Pair, ...]:
         """Remember nothing."""
         return ()

@@ -10,7 +10,7 @@ import numpy as np
 from stackedae.layout import Vector
 from stackedae.solvers.descent import Descent
 from stackedae.solvers.line_search import Trial
-from stackedae.solvers.state import SolverState
+from stackedae.solvers.state import Pair, SolverState
 
 
 @dataclass(frozen=True)
@@ -51,31 +51,32 @@ class LBFGS(Descent):
 
     def direction(self, state: SolverState, gradient: Vector) -> Vector:
         """Return −H·gradient by the two-loop recursion."""
-        q = gradient
-        weights = []
-        for s, y in reversed(state.pairs):
-            weights.append((s @ q) / (s @ y))
-            q = q - weights[-1] * y
+        q, weights = np.negative(gradient), []
+        scaled = np.empty_like(q)  # fresh memory takes as long as what is done in it
+        for s, y, curvature in reversed(state.pairs):
+            weights.append((s @ q) / curvature)
+            q -= np.multiply(weights[-1], y, out=scaled)
         q = self.precondition(q)
         if state.pairs:
-            s, y = state.pairs[-1]
-            q = q * ((s @ y) / (y @ self.precondition(y)))
-        for (s, y), weight in zip(state.pairs, reversed(weights), strict=True):
-            q = q + (weight - (y @ q) / (s @ y)) * s
-        return -q
+            _, y, curvature = state.pairs[-1]
+            q *= curvature / (y @ self.precondition(y))
+        for (s, y, curvature), weight in zip(state.pairs, reversed(weights), strict=True):
+            q += np.multiply(weight - (y @ q) / curvature, s, out=scaled)
+        return q
 
     def first_trial(self, state: SolverState, slope: float) -> float:
         """Return 1, the quasi-Newton step; without pairs, a step of length 1 in the metric of M."""
         return 1.0 if state.pairs else 1.0 / np.sqrt(-slope)
 
-    def remember(self, state: SolverState, trial: Trial) -> tuple[tuple[Vector, Vector], ...]:
+    def remember(self, state: SolverState, trial: Trial) -> tuple[Pair, ...]:
         """Keep the newest pairs; one without positive curvature would make H indefinite."""
         assert state.evaluation is not None
         s = trial.params - state.params
         y = trial.evaluation.gradient - state.evaluation.gradient
-        if s @ y <= np.finfo(np.float64).eps * (y @ y):
+        curvature = float(s @ y)
+        if curvature <= np.finfo(np.float64).eps * (y @ y):
             return state.pairs
-        return (*state.pairs, (s, y))[-self.memory :]
+        return (*state.pairs, Pair(s, y, curvature))[-self.memory :]
 
     def precondition(self, vector: Vector) -> Vector:
         """Return M·vector."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,6 +39,17 @@ class Status(Enum):
         return self.value
 
 
+class Pair(NamedTuple):
+    """What a step says of the Hessian: y ≈ Hessian · s."""
+
+    s: Vector
+    """Change of the parameters."""
+    y: Vector
+    """Change of the gradient."""
+    curvature: float
+    """sᵀy."""
+
+
 @dataclass(frozen=True)
 class SolverState:
     """State after some iterations.
@@ -60,8 +72,8 @@ class SolverState:
         Length of the last step, in units of its direction; 0 if it could not be taken.
     costs : tuple of float
         Costs at the last accepted points, oldest first, at most `COST_WINDOW` + 1 of them.
-    pairs : tuple of (ndarray, ndarray)
-        Changes (s, y) of parameters and gradient in the last steps, oldest first (L-BFGS only).
+    pairs : tuple of Pair
+        Of the last steps, oldest first (L-BFGS only).
     damping, curvature : float
         How strongly steps on samples are held back (`Surrogate` only), and in which unit; 0 before
         the first.
@@ -75,7 +87,7 @@ class SolverState:
     n_evaluations: int = 0
     step_length: float = 0.0
     costs: tuple[float, ...] = ()
-    pairs: tuple[tuple[Vector, Vector], ...] = ()
+    pairs: tuple[Pair, ...] = ()
     damping: float = 0.0
     curvature: float = 0.0
     status: Status = Status.RUNNING

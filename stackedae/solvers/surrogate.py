@@ -146,8 +146,8 @@ class Surrogate:
         """Return that along the newest pair, relative to M⁻¹."""
         if not state.pairs:
             return 1.0
-        s, y = state.pairs[-1]
-        return float(y @ self.inner.precondition(y)) / float(s @ y)
+        _, y, curvature = state.pairs[-1]
+        return float(y @ self.inner.precondition(y)) / curvature
 
 
 class _Corrected:
