@@ -79,8 +79,9 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         all samples in every iteration; so does "gd", and any solver with less than 16,384 samples.
     max_iter : int, default=400
         Iterations per layer, at most: over all samples for "full", on each random sample for
-        "progressive". There, a step over all samples counts as five, and ten of them are allowed in
-        any case. Where samples turn out not to speak for all of them, "full" takes over.
+        "progressive". There, a step over all samples visits them about twice and counts as two and
+        a half, and ten of them are allowed in any case. Where samples do not speak for all of them,
+        or not any more, "full" takes over for the iterations that are left.
     tol : float, default=1e-6
         Stop when the relative decrease of the cost over ten iterations and the largest entry of the
         gradient, relative to max(1, \|cost\|), are both at most this; 0 runs to `max_iter`.

@@ -40,8 +40,8 @@ _LOGGER = logging.getLogger("stackedae")
 FEWEST_STEPS = 10
 """Steps over all rows, however few `max_iter` gives."""
 
-STEP_WORTH = 5
-"""Iterations that one of them counts as; it takes up to eight on a sample."""
+STEP_WORTH = 2.5
+"""Iterations that one of them counts as: nine evaluations on a sample are as many visits again."""
 
 Record = dict[str, Any]
 """What `history_` says of one iteration."""
@@ -89,7 +89,7 @@ class TrainingSettings:
     @property
     def n_steps(self) -> int:
         """Steps over all rows after samples."""
-        return max(FEWEST_STEPS, self.max_iter // STEP_WORTH)
+        return max(FEWEST_STEPS, int(self.max_iter / STEP_WORTH))
 
 
 def train_stack(
@@ -255,7 +255,7 @@ def minimise(
     # them, for what is left of the steps; from the start if they never did.
     taken = state.iteration - grown.iteration
     misled = taken <= COST_WINDOW
-    left = training.max_iter if misled else STEP_WORTH * (training.n_steps - taken)
+    left = training.max_iter if misled else int(STEP_WORTH * (training.n_steps - taken))
     state = replace(state.restarted(), pairs=(), params=start if misled else state.params)
     return over_all(lbfgs, start=state, max_iter=state.iteration + min(left, training.max_iter))
 

@@ -77,6 +77,8 @@ class SolverState:
     damping, curvature : float
         How strongly steps on samples are held back (`Surrogate` only), and in which unit; 0 before
         the first.
+    failures : int
+        Steps on samples that could not be taken (`Surrogate` only).
     status : Status
         RUNNING until the run ends.
     """
@@ -90,6 +92,7 @@ class SolverState:
     pairs: tuple[Pair, ...] = ()
     damping: float = 0.0
     curvature: float = 0.0
+    failures: int = 0
     status: Status = Status.RUNNING
 
     def restarted(self) -> SolverState:

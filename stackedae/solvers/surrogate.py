@@ -38,7 +38,8 @@ class Surrogate:
     The damping μ goes by how much of the predicted decrease came true, as the radius of a trust
     region does: what curvature the sample cannot tell, M⁻¹ stands in for. Where samples do not
     speak for all examples (heavy tails, say), μ rises until the solver gives up, as
-    LINE_SEARCH_FAILED; another solver may go on from its state.
+    LINE_SEARCH_FAILED; so it does when `patience` steps have failed, for what is left to gain is
+    then about what samples disagree on. Another solver may go on from its state.
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ class Surrogate:
         Steps of L-BFGS on a sample, at most.
     reduction : float
         Share of the gradient, in the norm that M gives, at which they end.
+    patience : int
+        Steps that fail, after which the solver gives up.
 
     References
     ----------
@@ -63,6 +66,7 @@ class Surrogate:
     metric: Callable[[Vector], Vector]
     inner_steps: int = 8
     reduction: float = 0.1
+    patience: int = 3
 
     def init(self, params: Vector) -> SolverState:
         """Return the state before the first step."""
@@ -112,11 +116,12 @@ class Surrogate:
 
     def _failed(self, state: SolverState) -> SolverState:
         """Hold the next step back more, until there is no use in it."""
-        damping = 4 * state.damping
-        given_up = damping >= MOST_DAMPING
+        damping, failures = 4 * state.damping, state.failures + 1
+        given_up = damping >= MOST_DAMPING or failures >= self.patience
         return replace(
             state,
             damping=damping,
+            failures=failures,
             # After a second failure, the pairs may be what has gone bad.
             pairs=state.pairs if state.step_length else (),
             step_length=0.0,

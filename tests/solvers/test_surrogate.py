@@ -100,3 +100,22 @@ def test_a_start_without_cost_or_slope_ends_at_once(problem):
     assert ended.status is Status.NOT_FINITE
     flat = LeastSquares(np.zeros((8, 2)), np.zeros(8))
     assert surrogate().step(SolverState(np.ones(2)), flat).status is Status.CONVERGED
+
+
+def test_a_few_failures_end_it_where_it_stands(problem):
+    class Misjudged(LeastSquares):
+        def evaluate(self, p, sample):  # every other step is said to have gone up
+            true = self(p)
+            return replace(true, cost=true.cost + 1e9 * (sample % 2))
+
+    objective, costs = Misjudged(problem.A, problem.b), []
+    state = minimize(
+        surrogate(patience=2),
+        objective,
+        np.zeros(20),
+        max_iter=50,
+        on_step=lambda state: costs.append(state.evaluation.cost),
+    )
+    assert state.status is Status.LINE_SEARCH_FAILED
+    assert (state.failures, state.iteration, state.damping < 1) == (2, 3, True)
+    assert costs[0] > costs[1] == costs[2]
