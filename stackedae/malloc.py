@@ -14,13 +14,13 @@ from stackedae.memory import MIB
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """What glibc's malloc.h calls M_TRIM_THRESHOLD and M_MMAP_THRESHOLD."""
 
-_KEPT_BYTES, _LARGEST_KEPT, _SMALLEST_MAPPED = 128 * MIB, 32 * MIB, MIB // 8
-"""At the end of a heap; of one array, the most that glibc takes; glibc's own threshold."""
+_KEPT_BYTES, _LARGEST_KEPT, _SMALLEST_MAPPED = 32 * MIB, 32 * MIB, MIB // 8
+"""At the end of a heap: two chunks and more, stored and decoded; of one array; glibc's own."""
 
 
 @contextmanager
 def keeping_freed_memory() -> Iterator[None]:
-    """Let the C library keep what is freed while inside, up to some 128 MiB.
+    """Let the C library keep what is freed while inside, up to some 32 MiB in each heap.
 
     Dask starts workers with ``MALLOC_TRIM_THRESHOLD_=65536``, so that memory goes back to the
     system as soon as it is free. Zarr allocates every chunk twice, as stored and as decoded: each
