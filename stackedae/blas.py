@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy  # noqa: F401 (its BLAS is found only once it is loaded)
 import threadpoolctl
+
+from stackedae.contexts import SharedContext
 
 
 @contextmanager
@@ -20,45 +19,24 @@ def one_blas_thread() -> Iterator[None]:
     OpenBLAS on pthreads has one number for the whole process, and tasks of a threaded scheduler
     enter and leave in any order: the first to enter sets it, the last to leave restores it.
     """
-    own = _POOLS.own.limit(limits=1, user_api="blas")
-    _POOLS.enter()
+    own = _OF_THREAD.limit(limits=1, user_api="blas")
     try:
-        yield
+        with _LIMITED:
+            yield
     finally:
-        _POOLS.leave()
         own.restore_original_limits()
 
 
-@dataclass
-class _Pools:
-    """The thread pools of BLAS in this process; found once, for looking takes milliseconds."""
-
-    own: Any
-    shared: Any
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    inside: int = 0
-    limiter: Any = None
-
-    def enter(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                _take_control()
-                self.limiter = self.shared.limit(limits=1, user_api="blas")
-            self.inside += 1
-
-    def leave(self) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                _take_control()
-                self.limiter.restore_original_limits()
-                _take_control()
-
-
-def _find_pools() -> _Pools:
-    every = threadpoolctl.ThreadpoolController()
-    per_thread = {"internal_api": "mkl", "threading_layer": "openmp"}
-    return _Pools(own=every.select(**per_thread), shared=every.select(threading_layer="pthreads"))
+@contextmanager
+def _limited() -> Iterator[None]:
+    _take_control()
+    limiter = _OF_PROCESS.limit(limits=1, user_api="blas")
+    try:
+        yield
+    finally:
+        _take_control()
+        limiter.restore_original_limits()
+        _take_control()
 
 
 def _take_control() -> None:
@@ -72,4 +50,7 @@ def _take_control() -> None:
         clear(force=True)
 
 
-_POOLS = _find_pools()
+_EVERY = threadpoolctl.ThreadpoolController()  # once: looking for libraries takes milliseconds
+_OF_THREAD = _EVERY.select(internal_api="mkl", threading_layer="openmp")
+_OF_PROCESS = _EVERY.select(threading_layer="pthreads")
+_LIMITED = SharedContext(_limited)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from stackedae.contexts import SharedContext
 from stackedae.memory import MIB
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -16,24 +16,6 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 _KEPT_BYTES, _LARGEST_KEPT, _SMALLEST_MAPPED = 32 * MIB, 32 * MIB, MIB // 8
 """At the end of a heap: two chunks and more, stored and decoded; of one array; glibc's own."""
-
-
-@contextmanager
-def keeping_freed_memory() -> Iterator[None]:
-    """Let the C library keep what is freed while inside, up to some 32 MiB in each heap.
-
-    Dask starts workers with ``MALLOC_TRIM_THRESHOLD_=65536``, so that memory goes back to the
-    system as soon as it is free. Zarr allocates every chunk twice, as stored and as decoded: each
-    time the system clears pages for it one by one, which takes longer than decoding does.
-
-    Nothing is done where that variable is not set (glibc then adapts by itself), where
-    ``MALLOC_MMAP_THRESHOLD_`` is set too (somebody chose), or where there is no glibc.
-    """
-    _enter()
-    try:
-        yield
-    finally:
-        _leave()
 
 
 def return_freed_memory() -> None:
@@ -45,26 +27,19 @@ def return_freed_memory() -> None:
         _C.malloc_trim(0)
 
 
-_lock, _inside = threading.Lock(), 0
-
-
-def _enter() -> None:
-    global _inside
-    with _lock:
-        _inside += 1
-        if _inside == 1 and _trimmed_to() is not None:
-            _set(_MMAP_THRESHOLD, _LARGEST_KEPT)
-            _set(_TRIM_THRESHOLD, _KEPT_BYTES)
-
-
-def _leave() -> None:
-    global _inside
-    with _lock:
-        _inside -= 1
-        before = _trimmed_to()
-        if _inside == 0 and before is not None:
-            _set(_TRIM_THRESHOLD, before)
-            _set(_MMAP_THRESHOLD, _SMALLEST_MAPPED)
+@contextmanager
+def _kept() -> Iterator[None]:
+    before = _trimmed_to()
+    if before is None:
+        yield
+        return
+    _set(_MMAP_THRESHOLD, _LARGEST_KEPT)
+    _set(_TRIM_THRESHOLD, _KEPT_BYTES)
+    try:
+        yield
+    finally:
+        _set(_TRIM_THRESHOLD, before)
+        _set(_MMAP_THRESHOLD, _SMALLEST_MAPPED)
 
 
 def _trimmed_to() -> int | None:
@@ -85,3 +60,14 @@ def _find_glibc() -> ctypes.CDLL | None:
 
 
 _C = _find_glibc()
+
+keeping_freed_memory = SharedContext(_kept)
+"""Let the C library keep what is freed while anybody is inside, up to some 32 MiB in each heap.
+
+Dask starts workers with ``MALLOC_TRIM_THRESHOLD_=65536``, so that memory goes back to the system as
+soon as it is free. Zarr allocates every chunk twice, as stored and as decoded: each time the system
+clears pages for it one by one, which takes longer than decoding does.
+
+Nothing is done where that variable is not set (glibc then adapts by itself), where
+``MALLOC_MMAP_THRESHOLD_`` is set too (somebody chose), or where there is no glibc.
+"""

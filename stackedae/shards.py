@@ -167,8 +167,7 @@ class Shards:
         name : str
             What dashboards call the tasks.
         """
-        run = self._runner
-        sent = [run.send(f"{name}-parameters", argument) for argument in arguments]
+        run, sent = self._runner, self._send(arguments, name)
         blocks = [run.call(name, MappedRows, function, *sent, block) for block in self.blocks]
         return Shards(blocks, self.rows, n_features, np.dtype(dtype), here=self.here)
 

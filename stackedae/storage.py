@@ -319,7 +319,7 @@ class StoredRows(RowSource):
         self, ahead: ThreadPoolExecutor, coming: Future[Array], spans: list[tuple[int, int]]
     ) -> Iterator[Array]:
         waiting: Array = np.empty((0, 0))
-        with ahead, keeping_freed_memory():
+        with ahead, keeping_freed_memory:
             for following in (*spans, None):
                 rows = coming.result()
                 if following is not None:

@@ -10,7 +10,10 @@ PACKAGE = Path(stackedae.__file__).parent
 FLOORS = [
     {"arrays", "errors", "evaluation", "layout", "_version"},
     {"contrast", "costs", "layers", "memory", "moments", "solvers", "windows"},
-    {"blas", "cluster", "containers", "images", "malloc", "objective", "shards", "storage"},
+    {
+        *("blas", "cluster", "containers", "contexts", "images", "malloc", "objective"),
+        *("shards", "storage"),
+    },
     {"growth", "patches", "persistence", "preprocessing", "rows", "samples", "training"},
     {"cli", "datasets", "estimators", "plotting", "__init__"},
 ]

@@ -9,7 +9,6 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs
 
 COUNT_FAULTS = """
 import resource
-from contextlib import nullcontext
 from stackedae.malloc import keeping_freed_memory
 
 def faults():
@@ -19,8 +18,8 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 counts = [faults()]
-with keeping_freed_memory():
-    with keeping_freed_memory():
+with keeping_freed_memory:
+    with keeping_freed_memory:
         faults()
     counts.append(faults())
 counts.append(faults())
