@@ -75,8 +75,9 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         How "lbfgs" visits the samples. "progressive" starts on small random samples (drawn from
         every chunk), doubles them for as long as the variance of their gradient calls for it, and
         ends with steps that see all samples once each, so that `cost_` and `mean_activations_` are
-        over all of them; it gets as far as "full" with a fraction of the visits. "full" visits
-        all samples in every iteration; so does "gd", and any solver with less than 16,384 samples.
+        over all of them; it gets as far as "full" with a fraction of the visits, so that a smaller
+        `max_iter` will do: with the same, it visits samples about as often. "full" visits all
+        samples in every iteration; so does "gd", and any solver with less than 16,384 samples.
     max_iter : int, default=400
         Iterations per layer, at most: over all samples for "full", on each random sample for
         "progressive". There, a step over all samples visits them about twice and counts as two and

@@ -156,8 +156,10 @@ def test_few_passes_lead_as_far_as_many(number, max_iter):
         return model.fit(X)
 
     full, progressive = fitted("full"), fitted("progressive")
-    zero = np.finfo(np.float32).eps * full.history_[0]["cost"]  # "all rows equal" gets there
-    assert progressive.cost_ <= max(zero, 1.005 * full.cost_)
+    most = 1.005 * full.cost_
+    if (name, max_iter) == ("all rows equal", 400):  # both are at zero, but for rounding
+        most = np.finfo(np.float32).eps * full.history_[0]["cost"]
+    assert progressive.cost_ <= most
     if name not in ("heavy-tailed", "1,000 rows", "3 rows", "all rows equal"):
         assert passes_to(1.005 * full.cost_, progressive) < 0.5 * passes_to(full.cost_, full)
 

@@ -11,6 +11,7 @@ from scipy.optimize import minimize as scipy_minimize
 
 from contests.measure import say, seconds_of
 from contests.watch import Contender, Problem, Watch
+from stackedae.blas import one_blas_thread
 from stackedae.costs import AutoEncoderCost
 from stackedae.evaluation import Evaluation
 from stackedae.objective import DaskObjective, Visits
@@ -69,17 +70,18 @@ def ours(
         of_all = state.evaluation.n_rows == len(X)
         watch(state.params, visits.rows, state.evaluation.cost if of_all else np.inf)
 
-    minimise(
-        cost,
-        rows,
-        sample,
-        moments_of(sample),
-        start,
-        training,
-        seed,
-        visits=visits,
-        on_step=on_step,
-    )
+    with one_blas_thread():  # as around the training of an estimator
+        minimise(
+            cost,
+            rows,
+            sample,
+            moments_of(sample),
+            start,
+            training,
+            seed,
+            visits=visits,
+            on_step=on_step,
+        )
 
 
 def ours_as_contender(batching: str, max_iter: int) -> Contender:
