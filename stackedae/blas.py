@@ -54,3 +54,12 @@ _EVERY = threadpoolctl.ThreadpoolController()  # once: looking for libraries tak
 _OF_THREAD = _EVERY.select(internal_api="mkl", threading_layer="openmp")
 _OF_PROCESS = _EVERY.select(threading_layer="pthreads")
 _LIMITED = SharedContext(_limited)
+
+
+def blas_versions() -> list[str]:
+    """Return which BLAS there are, and for which processor each has kernels: bits depend on it."""
+    return sorted(
+        " ".join(str(each.get(key)) for key in ("internal_api", "version", "architecture"))
+        for each in _EVERY.info()
+        if each["user_api"] == "blas"
+    )

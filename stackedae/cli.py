@@ -24,7 +24,8 @@ from stackedae.memory import rows_per_portion
 from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import filter_montage, filters_of
 from stackedae.preprocessing import ContrastNormalizer
-from stackedae.storage import kind_of, new_samples, open_samples, refuse_existing
+from stackedae.storage import new_samples, open_samples
+from stackedae.stores import kind_of, refuse_existing
 from stackedae.training import BATCHING, DTYPES, SOLVERS
 
 _ZOOM = 12

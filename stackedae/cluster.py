@@ -10,8 +10,9 @@ import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cache, partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 from typing import Any, Protocol, TypeVar, cast
 
 import dask.base
@@ -26,6 +27,7 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 
 from stackedae.blas import one_blas_thread
+from stackedae.failures import explaining_failures
 
 T = TypeVar("T")
 
@@ -53,8 +55,12 @@ class Runner(Protocol):
         function: Callable[..., Any],
         arguments: Iterable[tuple[Any, ...]],
         places: Sequence[Place] | None = None,
+        shards: Iterable[tuple[int, int]] | None = None,
     ) -> list[Any]:
-        """Make many calls, side by side; each in a place, if there are any."""
+        """Make many calls, side by side; each in a place, and about some shards, if there are any.
+
+        Shards are given as the first, and the first that is not among them any more.
+        """
 
     def compute(self, *values: Any) -> tuple[Any, ...]:
         """Return the results of calls."""
@@ -88,6 +94,7 @@ class Here:
         function: Callable[..., T],
         arguments: Iterable[tuple[Any, ...]],
         places: Sequence[Place] | None = None,
+        shards: Iterable[tuple[int, int]] | None = None,
     ) -> list[T]:
         """Make many calls, on threads."""
         return run_here(function, arguments)
@@ -127,28 +134,30 @@ class OnCluster:
         function: Callable[..., Any],
         arguments: Iterable[tuple[Any, ...]],
         places: Sequence[Place] | None = None,
+        shards: Iterable[tuple[int, int]] | None = None,
     ) -> list[Delayed]:
         """Return calls as tasks.
 
-        Places are wishes: what a worker that is gone should have done, any other does.
+        Places are wishes: what a worker that is gone should have done, any other does. Shards go
+        into the keys, after the name by which dashboards group tasks, for errors to tell.
         """
-        if places is None:
-            return [task(name, function, *each) for each in arguments]
+        names = repeat(name) if shards is None else (f"{name}-{a}-{b - 1}" for a, b in shards)
+        wishes = repeat(None) if places is None else places
         tasks = []
-        for place, each in zip(places, arguments, strict=True):
+        for each, label, place in zip(arguments, names, wishes, strict=False):
             wish = {} if place is None else {"workers": [place], "allow_other_workers": True}
-            with dask.base.annotate(**wish):
-                tasks.append(task(name, function, *each))
+            with dask.base.annotate(**wish) if wish else nullcontext():
+                tasks.append(task(label, function, *each))
         return tasks
 
     def compute(self, *tasks: Any) -> tuple[Any, ...]:
         """Compute tasks."""
-        with _large_graphs():
+        with _large_graphs(), explaining_failures():
             return tuple(dask.base.compute(*tasks))
 
     def persist(self, *tasks: Any) -> tuple[Any, ...]:
         """Compute tasks; their results stay with the workers."""
-        with _large_graphs():
+        with _large_graphs(), explaining_failures():
             return tuple(dask.base.persist(*tasks))
 
     def share_out(self, sizes: Sequence[int]) -> Sequence[Place]:
@@ -205,8 +214,23 @@ def capacity() -> float:
     client = active_client()
     if client is None:
         return float(min(psutil.virtual_memory().available, distributed.system.MEMORY_LIMIT))
-    client.wait_for_workers(1)
-    return float(client.run_on_scheduler(_memory_limits))
+    with explaining_failures():
+        client.wait_for_workers(1)
+        return float(client.run_on_scheduler(_memory_limits))
+
+
+def describe_scheduler() -> dict[str, Any]:
+    """Say what tasks would run on now, in words of JSON."""
+    client = active_client()
+    if client is None:
+        return {"kind": "threads", "threads": n_threads()}
+    threads = client.nthreads()
+    return {
+        "kind": "distributed",
+        "address": client.scheduler_info()["address"],
+        "workers": len(threads),
+        "threads": sum(threads.values()),
+    }
 
 
 def active_client() -> distributed.Client | None:

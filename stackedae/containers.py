@@ -247,6 +247,7 @@ def _row_blocks(array: Array | da.Array, rows: tuple[int, ...], dtype: np.dtype[
         parts = [literal("stackedae-rows", array[start:stop]) for start, stop in borders]
     elif (reader := reader_behind(array)) is not None and max(array.chunks[0]) <= max(rows):
         # Else several shards would decode the same chunk.
+        reader.refuse_incomplete()
         return [StoredRows(reader, start, stop, dtype) for start, stop in borders]
     else:
         whole = array.rechunk((rows, *((size,) for size in array.shape[1:])))

@@ -62,6 +62,18 @@ class DamagedChunkError(StoreError):
     """A chunk of a store is missing or does not pass its checksum."""
 
 
+class ClusterError(StackedAEError, RuntimeError):
+    """Workers died or went away, or the scheduler did, and work could not be done without them."""
+
+    def during(self, whereabouts: str) -> ClusterError:
+        """Return the error with where training stood, and how to go on."""
+        return ClusterError(f"{self}. Training stood {whereabouts}.")
+
+
+class CheckpointError(StackedAEError, ValueError):
+    """A checkpoint is of other data, other parameters or another version, or cannot be read."""
+
+
 class _Verbatim(str):
     """Text that `repr` leaves as it is, so that pickling does not add quotes."""
 

@@ -13,25 +13,29 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from stackedae._version import __version__
+from stackedae.checkpoint import Checkpoint
 from stackedae.containers import Container, map_samples
-from stackedae.errors import ArgumentError, DataError
+from stackedae.errors import ArgumentError, DataError, StoreError
+from stackedae.fitting import fit_stack
 from stackedae.layers import Stack
 from stackedae.layout import Array
 from stackedae.persistence import load_model, save_model
+from stackedae.progress import Progress, Record
 from stackedae.samples import check_samples
 from stackedae.solvers import Status
-from stackedae.storage import StoreLike
+from stackedae.stores import StoreLike
 from stackedae.training import (
     BATCHING,
     DTYPES,
     SOLVERS,
     LayerSettings,
-    Record,
     TrainingSettings,
-    train_stack,
 )
 
 _WEIGHTS = ("alpha", "sparsity_target", "sparsity_weight")
+_OF_THE_RUN = {"checkpoint", "checkpoint_every", "verbose"}
+"""Parameters that results do not depend on."""
+
 _PER_LAYER = ("activation", "output_activation", *_WEIGHTS)
 
 
@@ -89,8 +93,15 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     dtype : {"float32", "float64"}, default="float32"
         Precision of the arithmetic, of the parameters and of the features. Sums over samples are in
         float64 either way.
+    checkpoint : path, URL, Zarr store or None, default=None
+        Where progress is written down, so that `fit` with the same data and parameters goes on
+        from there after whatever happened, to the same result bit for bit; after the end, it
+        returns at once what was learned. See :doc:`/reliability`.
+    checkpoint_every : int or str, default="30s"
+        How often: a number of iterations, or a time, and then at most so often that writing takes a
+        hundredth of it. Also at the end of each layer, and when an error or Ctrl-C ends training.
     random_state : int, RandomState instance or None, default=None
-        Source of the first parameters.
+        Source of the first parameters, and of samples.
     verbose : int, default=0
         1 prints every tenth iteration, 2 every one.
 
@@ -114,6 +125,10 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         all samples), `iteration`, `n_rows`, `cost`,
         `reconstruction`, `decay`, `sparsity`, `gradient_norm` (Euclidean), `step`, `n_evaluations`,
         `rows_visited`, `bytes_read` and `seconds`; the last four are of this iteration alone.
+    info : dict
+        Where the model comes from: versions of packages, seed, what tells the data from others
+        (sizes, and a checksum of all rows), scheduler; also of earlier runs that a checkpoint
+        continued.
     n_iter_ : int
         Iterations of all layers together.
     cost_ : float
@@ -169,6 +184,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         max_iter: int = 400,
         tol: float = 1e-6,
         dtype: str = "float32",
+        checkpoint: StoreLike | None = None,
+        checkpoint_every: int | str = "30s",
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -183,6 +200,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.max_iter = max_iter
         self.tol = tol
         self.dtype = dtype
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
         self.random_state = random_state
         self.verbose = verbose
 
@@ -210,6 +229,13 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             If a parameter cannot be worked with.
         DataError
             If X has no samples, NaN or infinity, or entries that are not real numbers.
+        CheckpointError
+            If the checkpoint is of other data, other parameters or another version.
+        ClusterError
+            If workers or the scheduler are gone.
+        KeyboardInterrupt
+            After Ctrl-C. What was learned until then can be used: the last layer has the status
+            INTERRUPTED.
 
         Warns
         -----
@@ -218,12 +244,18 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         layer_settings = self._layer_settings()
         training = self._training_settings()
+        checkpoint = self._checkpoint()
         X = check_samples(self, X, reset=True)
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
-        self.layers_, self.history_ = train_stack(
-            X, layer_settings, training, rng, _listeners(self.verbose, callback)
-        )
         self.sample_shape_ = tuple(X.shape[1:])
+        fit_stack(
+            X,
+            layer_settings,
+            training,
+            draw_seed=lambda: check_random_state(self.random_state).randint(2**31),
+            checkpoint=checkpoint,
+            on_iteration=_listeners(self.verbose, callback),
+            keep=self._keep,
+        )
         for index, layer in enumerate(self.layers_):
             reached_limit = layer.status is Status.MAX_ITER and self.tol == 0
             if layer.status is not Status.CONVERGED and not reached_limit:
@@ -381,9 +413,9 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             "n_features_in": self.n_features_in_,
             "feature_names_in": _plain(getattr(self, "feature_names_in_", None)),
             "sample_shape": list(self.sample_shape_),
-            "history": self.history_,
+            "info": self.info,
         }
-        save_model(path, self.layers_, document, overwrite=overwrite)
+        save_model(path, self.layers_, self.history_, document, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: StoreLike) -> Self:
@@ -404,13 +436,21 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         StoreError
             If it is missing, incomplete, not a model, or of a later version.
         """
-        layers, document = load_model(path)
-        model = cls(**{name: _from_plain(value) for name, value in document["params"].items()})
-        model.layers_, model.history_ = layers, document["history"]
-        model.n_features_in_ = document["n_features_in"]
-        model.sample_shape_ = tuple(document["sample_shape"])
-        if document["feature_names_in"] is not None:
-            model.feature_names_in_ = np.asarray(document["feature_names_in"], dtype=object)
+        layers, history, document = load_model(path)
+        name = cls.__name__
+        try:
+            if document["class"] != name:
+                raise StoreError(f"{path}: this is a model of class {document['class']}.")
+            params = {key: _from_plain(value) for key, value in document["params"].items()}
+            model = cls(**params)
+            model.n_features_in_ = int(document["n_features_in"])
+            model.sample_shape_ = tuple(map(int, document["sample_shape"]))
+            names, model._info = document["feature_names_in"], dict(document["info"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"{path}: no {name} can be made of this ({error!r}).") from error
+        model.layers_, model.history_ = layers, history
+        if names is not None:
+            model.feature_names_in_ = np.asarray(names, dtype=object)
         return model
 
     @property
@@ -449,8 +489,33 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return float(self.history_[-1]["cost"])
 
     @property
+    def info(self) -> dict[str, Any]:
+        """Where the model comes from: versions, seed, data and scheduler of each run."""
+        check_is_fitted(self)
+        return self._info
+
+    @property
     def _n_features_out(self) -> int:
         return self.layers_[-1].cost.n_hidden
+
+    def _keep(self, progress: Progress) -> None:
+        self.layers_, self.history_ = list(progress.layers), progress.history
+        *earlier, last = progress.runs
+        self._info = {
+            **last,
+            "seed": progress.seed,
+            "data": dict(progress.data),
+            "earlier_runs": earlier,
+        }
+
+    def _checkpoint(self) -> Checkpoint | None:
+        if self.checkpoint is None:
+            return None
+        settings = {"class": type(self).__name__, "version": __version__}
+        params = self.get_params()
+        for name in sorted(set(params) - _OF_THE_RUN):
+            settings[name] = _plain(params[name])
+        return Checkpoint(self.checkpoint, self.checkpoint_every, settings)
 
     def _map(self, method: str, X: Container, sample_dims: Mapping[str, int] | None) -> Container:
         stack = Stack(self.layers_)

@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-
-from stackedae.costs import AutoEncoderCost
-from stackedae.layout import Vector
-from stackedae.memory import FIRST_SAMPLE_ROWS
-from stackedae.objective import HalvedObjective, Visits
 from stackedae.shards import Draw, Shards
-from stackedae.solvers import LBFGS, SolverState, minimize
+from stackedae.solvers import SolverState
 
 GROWTH = 2
 """A sample is this many times as large as the one before."""
 
 
-def grow_samples(
-    cost: AutoEncoderCost,
-    sample: Shards,
-    solver: LBFGS,
-    start: Vector,
-    *,
-    max_iter: int,
-    tol: float,
-    visits: Visits,
-    on_step: Callable[[SolverState], None],
-) -> SolverState:
-    """Minimise over parts of a sample, each twice as large as the one before, then all of it.
+def halves_of(sample: Shards, n_rows: int) -> tuple[Shards, Shards]:
+    """Return about so many rows of a sample (all of it, if it has fewer), in two halves."""
+    share = min(1.0, n_rows / sample.n_rows)
+    first, second = (sample.draw(Draw(at, at + share / 2, seed=0)) for at in (0.0, 0.5))
+    return first, second
 
-    Parameters
-    ----------
-    cost : AutoEncoderCost
-        What to minimise.
-    sample : Shards
-        Rows to start with.
-    solver : LBFGS
-        What steps.
-    start : ndarray of shape (cost.layout.size,)
-        First parameters.
-    max_iter : int
-        Iterations on each part, at most.
-    tol : float
-        See `SolverState.has_converged`.
-    visits : Visits
-        Where rows are counted.
-    on_step : callable
-        Called with the state after every step.
 
-    Returns
-    -------
-    SolverState
-        Where the largest sample had no more to teach; its cost is over that sample.
+def is_whole(sample: Shards, n_rows: int) -> bool:
+    """Say whether so many rows are all that there are."""
+    return n_rows >= sample.n_rows
 
-    References
-    ----------
-    Byrd, R., Chin, G., Nocedal, J., Wu, Y., "Sample size selection in optimization methods for
-    machine learning", Math. Program. 134, 2012.
-    Bollapragada, R., Mudigere, D., Nocedal, J., Shi, H.-J., Tang, P., "A progressive batching
-    L-BFGS method for machine learning", ICML 2018.
-    """
-    state = solver.init(start)
-    n_rows = FIRST_SAMPLE_ROWS
-    while True:
-        share = min(1.0, n_rows / sample.n_rows)
-        first, second = (sample.draw(Draw(at, at + share / 2, seed=0)) for at in (0.0, 0.5))
-        state = minimize(
-            solver,
-            HalvedObjective(cost, first, second, visits),
-            state.restarted(),
-            max_iter=state.iteration + max_iter,
-            tol=tol,
-            on_step=on_step,
-            enough=NormTest(),
-        )
-        if share == 1:
-            return state
-        n_rows *= GROWTH
+
+def next_size(n_rows: int) -> int:
+    """Return the rows of the sample after one of so many."""
+    return GROWTH * n_rows
 
 
 class NormTest:
@@ -87,19 +34,32 @@ class NormTest:
     :math:`\theta` is about 1, to keep each direction good. Here a sample is worked on until what is
     left to gain on it is small against what it cannot know (:math:`\theta^2 = 0.05`), for steps on
     the next sample cost twice as much. `docs/performance.md` has what other values cost.
+
+    Parameters
+    ----------
+    norms : tuple of (float, float)
+        Squared norms and variances that it has seen before.
+
+    References
+    ----------
+    Byrd, R., Chin, G., Nocedal, J., Wu, Y., "Sample size selection in optimization methods for
+    machine learning", Math. Program. 134, 2012.
+    Bollapragada, R., Mudigere, D., Nocedal, J., Shi, H.-J., Tang, P., "A progressive batching
+    L-BFGS method for machine learning", ICML 2018.
     """
 
     theta_squared = 0.05
     window = 5
 
-    def __init__(self) -> None:
-        self.norms: deque[tuple[float, float]] = deque(maxlen=self.window)
+    def __init__(self, norms: tuple[tuple[float, float], ...] = ()) -> None:
+        self.norms = norms
 
     def __call__(self, state: SolverState) -> bool:
         """Take in the state after a step."""
         assert state.evaluation is not None
         gradient = state.evaluation.gradient
-        self.norms.append((float(gradient @ gradient), state.evaluation.gradient_variance))
+        seen = float(gradient @ gradient), state.evaluation.gradient_variance
+        self.norms = (*self.norms, seen)[-self.window :]
         if len(self.norms) < self.window:
             return False
         signal, noise = (sum(values) for values in zip(*self.norms, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +83,10 @@ def column_sums(X: Array, out: Vector | None = None) -> Vector:
 
 
 def survey_sums(X: Array, out: Vector | None = None) -> Vector:
-    """Return the number of entries of X outside [0, 1], and of blocks with NaN or infinity.
+    """Return what is to be known of rows before they are used.
+
+    That is the number of entries outside [0, 1], the number of blocks with NaN or infinity, and a
+    CRC-32 of the bytes, which goes on from that in `out`.
 
     Parameters
     ----------
@@ -93,17 +97,18 @@ def survey_sums(X: Array, out: Vector | None = None) -> Vector:
 
     Returns
     -------
-    ndarray of shape (2,), float64
-        Additive over rows.
+    ndarray of shape (3,), float64
+        Sums over shards, whose rows may come in any portions, are the same.
 
     Examples
     --------
     >>> import numpy as np
     >>> from stackedae.moments import survey_sums
-    >>> survey_sums(np.array([[0.0, 1.0], [0.5, 1.5]]))
-    array([1., 0.])
+    >>> survey_sums(np.array([[0.0, 1.0], [0.5, 1.5]])).astype(int)
+    array([        1,         0, 756087756])
     """
-    total = np.zeros(2) if out is None else out
+    total = np.zeros(3) if out is None else out
+    total[2] = zlib.crc32(np.ascontiguousarray(X).data, int(total[2]))
     for rows in row_blocks(len(X), X.shape[1]):
         block = X[rows]
         total[0] += np.count_nonzero((block < 0) | (block > 1))

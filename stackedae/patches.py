@@ -18,7 +18,8 @@ from stackedae.errors import ArgumentError
 from stackedae.images import Image, Region, open_images
 from stackedae.malloc import return_freed_memory
 from stackedae.memory import rows_per_chunk, rows_per_portion
-from stackedae.storage import StoreLike, new_samples, open_samples, refuse_existing
+from stackedae.storage import new_samples, open_samples
+from stackedae.stores import StoreLike, refuse_existing
 from stackedae.windows import Integers, PatchGrid, cut_windows
 
 KIND = "patches"

@@ -2,60 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import zarr
 
 from stackedae.costs import AutoEncoderCost
-from stackedae.errors import StackedAEError, StoreError
+from stackedae.documents import Document, read_document, refusing_nonsense, write_document
 from stackedae.layers import Layer
+from stackedae.progress import Record
 from stackedae.solvers import Status
-from stackedae.storage import StoreLike, create_array, new_store, open_store, read_array
+from stackedae.stores import StoreLike
 
 KIND = "model"
 
+Named = dict[str, tuple[np.ndarray[Any, Any], tuple[str, ...]]]
+"""Arrays and the names of their dimensions, by the path under which they are written."""
+
 
 def save_model(
-    store: StoreLike, layers: Sequence[Layer], document: Mapping[str, Any], *, overwrite: bool
+    store: StoreLike,
+    layers: Sequence[Layer],
+    history: Sequence[Record],
+    document: Mapping[str, Any],
+    *,
+    overwrite: bool,
 ) -> None:
-    """Write layers, and a document of JSON values beside them.
+    """Write layers, their history, and a document of JSON values.
 
     The group has a group ``layers/0``, ``layers/1``, … for each layer, with the arrays W1, b1, W2,
-    b2 and mean_activations, and the attributes ``cost`` and ``status``; the document is the
-    attribute ``model`` of the root.
+    b2 and mean_activations, and an array ``history`` with a column for each number that a record
+    has; the attribute ``model`` has the document, with what was minimised and how it ended for each
+    layer, and the names of the columns.
     """
-    with new_store(store, KIND, overwrite=overwrite) as root:
-        root.attrs["model"] = dict(document)
-        for index, layer in enumerate(layers):
-            group = root.create_group(
-                f"layers/{index}",
-                attributes={"cost": asdict(layer.cost), "status": layer.status.name},
-            )
-            for name, dims in _DIMS.items():
-                _write(group, name, getattr(layer, name), dims)
+    values, arrays = {**document, **layers_as_values(layers)}, layers_as_arrays(layers)
+    columns, arrays["history"] = history_as_array(history)
+    write_document(store, KIND, {**values, **columns}, arrays, overwrite=overwrite)
 
 
-def load_model(store: StoreLike) -> tuple[list[Layer], dict[str, Any]]:
-    """Read the layers and the document back.
+def load_model(store: StoreLike) -> tuple[list[Layer], list[Record], dict[str, Any]]:
+    """Read the layers, the history and the document back.
 
     Raises
     ------
     StoreError
         If the store is not a model that this version can read.
     """
-    root: Any = open_store(store, KIND)
-    try:
-        n_layers = len(list(root["layers"].group_keys()))
-        layers = [_read_layer(root[f"layers/{index}"]) for index in range(n_layers)]
-        return layers, dict(root.attrs["model"])
-    except (StoreError, MemoryError):
-        raise
-    except (KeyError, TypeError, ValueError, StackedAEError) as error:
-        raise StoreError(f"{store}: the model is not as it was written: {error}.") from error
+    document = read_document(store, KIND)
+    with refusing_nonsense(document.store, KIND):
+        layers, history = take_layers(document), take_history(document)
+        document.refuse_others()
+        if not layers:
+            raise ValueError("it has no layers")
+    return layers, history, document.values
 
+
+def layers_as_values(layers: Iterable[Layer]) -> dict[str, Any]:
+    """Return what JSON can say of layers."""
+    each = [{"cost": asdict(layer.cost), "status": layer.status.name} for layer in layers]
+    return {"layers": each}
+
+
+def layers_as_arrays(layers: Iterable[Layer]) -> Named:
+    """Return the arrays of layers."""
+    return {
+        f"layers/{index}/{name}": (getattr(layer, name), dims)
+        for index, layer in enumerate(layers)
+        for name, dims in _DIMS.items()
+    }
+
+
+def take_layers(document: Document) -> list[Layer]:
+    """Return the layers of a document."""
+    every = document.values.pop("layers")
+    layers = [_take_layer(document, f"layers/{i}", **each) for i, each in enumerate(every)]
+    for below, above in pairwise(layers):
+        if below.cost.n_hidden != above.cost.n_features:
+            raise ValueError("layers do not fit on each other")
+    return layers
+
+
+def history_as_array(
+    history: Sequence[Record],
+) -> tuple[dict[str, Any], tuple[np.ndarray[Any, Any], tuple[str, ...]]]:
+    """Return the names of the columns, and one row of numbers for each record."""
+    names = list(history[0]) if history else []
+    rows = [[_PHASES.index(v) if k == "phase" else v for k, v in each.items()] for each in history]
+    array = np.array(rows, dtype=float).reshape(len(history), len(names))
+    return {"history": names}, (array, ("iteration", "quantity"))
+
+
+def take_history(document: Document) -> list[Record]:
+    """Return the records of a document."""
+    names: list[str] = document.values.pop("history")
+    rows = document.take("history", (None, len(names)), finite=False).tolist()
+    return [{k: _of_record(k, v) for k, v in zip(names, row, strict=True)} for row in rows]
+
+
+def _of_record(name: str, value: float) -> Any:
+    if name == "phase":
+        return _PHASES[int(value)]
+    return int(value) if name in _COUNTS else value
+
+
+_PHASES = ("sample", "full")
+
+_COUNTS = ("layer", "iteration", "n_rows", "n_evaluations", "rows_visited", "bytes_read")
 
 _DIMS = {
     "W1": ("hidden", "feature"),
@@ -66,23 +120,13 @@ _DIMS = {
 }
 
 
-def _write(
-    group: zarr.Group, name: str, value: np.ndarray[Any, Any], dims: tuple[str, ...]
-) -> None:
-    array = create_array(
-        group, name, shape=value.shape, chunks=value.shape, dtype=value.dtype, dims=dims
-    )
-    array[...] = value
-
-
-def _read_layer(group: zarr.Group) -> Layer:
-    attributes: dict[str, Any] = dict(group.attrs)
-    cost = AutoEncoderCost(**attributes["cost"])
-    segments = {name: read_array(group, name) for name, _ in cost.layout.shapes}
+def _take_layer(document: Document, path: str, cost: Mapping[str, Any], status: str) -> Layer:
+    of = AutoEncoderCost(**cost)
+    segments = {name: document.take(f"{path}/{name}", shape) for name, shape in of.layout.shapes}
     dtype = segments["W1"].dtype
     return Layer(
-        cost=cost,
-        params=cost.layout.pack(segments).astype(dtype),
-        mean_activations=read_array(group, "mean_activations"),
-        status=Status[attributes["status"]],
+        cost=of,
+        params=of.layout.pack(segments).astype(dtype),
+        mean_activations=document.take(f"{path}/mean_activations", (of.n_hidden,)),
+        status=Status[status],
     )

@@ -62,17 +62,44 @@ class Rows:
     bytes_per_read: int
     refuse: Callable[[], None]
 
-    def survey(self, seed: int) -> tuple[Vector, Shards]:
-        """Return what `survey_sums` says of all rows, and a sample of them, from one read.
-
-        Few rows are a sample of themselves.
-        """
+    def survey(self, seed: int) -> Survey:
+        """Look at all rows, and draw a sample of them, in one read; few rows are all the sample."""
         shards, name = self.shards, "stackedae-survey"
         if not is_worth_sampling(shards.n_rows):
-            return shards.sum(each_alone(survey_sums), name=name), shards
+            return Survey.of(shards.sum(each_alone(survey_sums), name=name), shards)
         draw = Draw(0.0, SAMPLE_SHARE, seed)
         here = belongs_here(self.cost, shards, SAMPLE_SHARE)
-        return shards.sum_and_draw(each_alone(survey_sums), draw=draw, here=here, name=name)
+        return Survey.of(
+            *shards.sum_and_draw(each_alone(survey_sums), draw=draw, here=here, name=name)
+        )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is to be known of rows before they are used.
+
+    Parameters
+    ----------
+    n_outside : int
+        Entries outside [0, 1].
+    n_bad : int
+        Blocks with NaN or infinity.
+    checksum : int
+        Of the bytes of all rows: CRC-32s of the shards, added up.
+    sample : Shards
+        Some of the rows.
+    """
+
+    n_outside: int
+    n_bad: int
+    checksum: int
+    sample: Shards
+
+    @classmethod
+    def of(cls, sums: Vector, sample: Shards) -> Survey:
+        """Read what `survey_sums` returned."""
+        n_outside, n_bad, checksum = map(int, sums)
+        return cls(n_outside, n_bad, checksum, sample)
 
 
 def rows_of(X: Container, cost: AutoEncoderCost, dtype: str) -> Rows:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -129,6 +131,16 @@ class Shards:
         return self.n_rows * self.n_features * self.dtype.itemsize
 
     @property
+    def description(self) -> dict[str, Any]:
+        """What the bits of sums depend on, but for the rows themselves."""
+        return {
+            "n_samples": self.n_rows,
+            "n_features": self.n_features,
+            "dtype": str(self.dtype),
+            "shards": zlib.crc32(repr(self.rows).encode()),
+        }
+
+    @property
     def _runner(self) -> Runner:
         return Here() if self.here else OnCluster()
 
@@ -141,7 +153,8 @@ class Shards:
             return self
         run = self._runner
         places = None if here else run.share_out(self.rows)
-        loads = run.calls("stackedae-load", _aligned, ((block,) for block in self.blocks), places)
+        calls, each = ((block,) for block in self.blocks), pairwise(range(len(self.rows) + 1))
+        loads = run.calls("stackedae-load", _aligned, calls, places, each)
         blocks = (run.compute if here else run.persist)(*loads)
         return_freed_memory()  # what reading took; workers have set that it goes back at once
         return replace(self, blocks=blocks, held=True, here=self.here or here, places=places)
@@ -206,11 +219,11 @@ class Shards:
         groups = [self.blocks[start:stop] for start, stop in branches]
         calls = ((*sent, group) for group in groups)
         places = self._places(branches)
-        both = run.calls(name, partial(_first_stage, first, self.held), calls, places)
+        both = run.calls(name, partial(_first_stage, first, self.held), calls, places, branches)
         sums = [run.call("stackedae-sums-of", operator.itemgetter(1), each) for each in both]
         total = self._tree(branches, sums)
         calls = ((*sent, total, each, group) for each, group in zip(both, groups, strict=True))
-        parts = run.calls(name, partial(_second_stage, second), calls, places)
+        parts = run.calls(name, partial(_second_stage, second), calls, places, branches)
         first_sums, second_sums = run.compute(total, self._tree(branches, parts))
         return first_sums, second_sums
 
@@ -319,7 +332,7 @@ class Shards:
             (*sent, *(values[start:stop] for values in (*each, self.blocks)))
             for start, stop in branches
         )
-        return self._runner.calls(name, function, calls, self._places(branches))
+        return self._runner.calls(name, function, calls, self._places(branches), branches)
 
     def _places(self, branches: Sequence[tuple[int, int]]) -> Sequence[Place] | None:
         """Return who holds the middle of each branch, and so most of it."""

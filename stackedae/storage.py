@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import shutil
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise, product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 import dask.array as da
+import dask.config
 import numpy as np
 import xarray as xr
 import zarr
 import zarr.buffer.cpu
+from dask.utils import parse_timedelta
 from numpy.typing import DTypeLike
-from zarr.abc.store import Store
-from zarr.storage import LocalStore
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import StorePath, WrapperStore
 
 from stackedae.arrays import POOL
-from stackedae.errors import (
-    DamagedChunkError,
-    StoreError,
-    StoreExistsError,
-)
+from stackedae.errors import DamagedChunkError, StoreError
 from stackedae.layout import Array
 from stackedae.malloc import keeping_freed_memory
 from stackedae.memory import MAX_BLOCK_ROWS, MAX_SHARDS, rows_per_chunk, rows_per_portion_read
 from stackedae.shards import RowSource, Shards
+from stackedae.stores import MARKER, StoreLike, local_path, new_store, open_store, shown
 
-FORMAT = 1
-"""Version of what this library writes; a store of a later one is refused."""
+T = TypeVar("T")
 
-MARKER = "stackedae"
-"""Attribute of a root group that says what the store is, and that it is complete."""
+_LOGGER = logging.getLogger("stackedae")
 
 # Reading should not wait for decompression: lz4 takes half the time of zstd, for
 # about the same size of whitened patches. crc32c comes last, so that it covers
@@ -48,84 +46,8 @@ _COMPRESSORS: tuple[dict[str, Any], ...] = (
     {"name": "crc32c"},
 )
 
-StoreLike = str | Path | Store
-"""A path, a URL, or a Zarr store object."""
-
 if TYPE_CHECKING:
     ZarrArray = zarr.Array[Any]  # generic since zarr 3.1.2 only
-
-
-@contextmanager
-def new_store(store: StoreLike, kind: str, *, overwrite: bool) -> Iterator[zarr.Group]:
-    """Yield a group to fill, which becomes a store of this kind when the block ends without error.
-
-    A store on a local path is written under a hidden name beside it and renamed when complete, so
-    that an interrupted write leaves nothing under the path, and what is overwritten stays until
-    then. Any other store is written in place, and marked when complete.
-
-    Raises
-    ------
-    StoreExistsError
-        If something is there already, and is not to be (or must not be) overwritten.
-    """
-    refuse_existing(store, overwrite=overwrite)
-    path = _local_path(store)
-    if path is None:
-        group = zarr.open_group(store, mode="w" if overwrite else "w-", zarr_format=3)
-        yield group
-        _mark(group, kind)
-        return
-    path = path.resolve()  # behind a link, what it points to is replaced
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        group = zarr.open_group(unfinished, mode="w", zarr_format=3)
-        yield group
-        _mark(group, kind)
-        _move_into_place(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def open_store(store: StoreLike, kind: str) -> zarr.Group:
-    """Open a complete store of this kind for reading.
-
-    Raises
-    ------
-    StoreError
-        If it is missing, not of this kind, of a later format, or incomplete.
-    """
-    shown = _shown(store)
-    try:
-        group = zarr.open_group(store, mode="r")
-    except Exception as error:
-        if isinstance(error, FileNotFoundError) and not _exists(store):
-            raise StoreError(f"{shown}: there is no {kind} store; check the path.") from error
-        raise StoreError(f"{shown}: not a {kind} store ({error}); pass one.") from error
-    marker = group.attrs.asdict().get(MARKER)
-    if not isinstance(marker, Mapping) or marker.get("kind") != kind:
-        other = marker.get("kind") if isinstance(marker, Mapping) else "foreign Zarr"
-        raise StoreError(f"{shown}: this is a {other} store, not a {kind} store; pass one.")
-    if not marker.get("complete"):
-        raise StoreError(f"{shown}: its writing was interrupted; write it again.")
-    written = marker.get("format")
-    if not isinstance(written, int) or written > FORMAT:
-        raise StoreError(
-            f"{shown}: has format {written}, and this version of stackedae reads formats up to "
-            f"{FORMAT}; install a later version."
-        )
-    return group
-
-
-def kind_of(store: StoreLike) -> str:
-    """Say what a store that this library wrote holds; raises `StoreError` for any other."""
-    try:
-        marker = zarr.open_group(store, mode="r").attrs.asdict().get(MARKER)
-    except Exception as error:
-        raise StoreError(f"{_shown(store)}: no Zarr group to be read ({error}).") from error
-    if not isinstance(marker, Mapping):
-        raise StoreError(f"{_shown(store)}: stackedae did not write this.")
-    return str(marker.get("kind"))
 
 
 def create_array(
@@ -141,8 +63,9 @@ def create_array(
     """Create an array whose damage shows.
 
     Every chunk has a checksum, and is stored even if all its values are the fill value, so that
-    fewer chunks than there should be are missing ones. Zarr would read these as the fill value,
-    whoever reads: it is NaN where there is one, which nobody takes for a pixel.
+    fewer chunks than there should be are missing ones; the array is marked so that our reader
+    knows. Others would read them as the fill value: it is NaN where there is one, which nobody
+    takes for a pixel.
     """
     value_type = np.dtype(dtype)
     return group.create_array(
@@ -153,7 +76,7 @@ def create_array(
         compressors=_COMPRESSORS,
         fill_value=np.nan if value_type.kind == "f" else 0,
         dimension_names=dims,
-        attributes=dict(attrs or {}),
+        attributes={**(attrs or {}), MARKER: {"every_chunk_is_stored": True}},
         config={"write_empty_chunks": True},
     )
 
@@ -170,14 +93,19 @@ def get_array(group: zarr.Group, name: str) -> Any:
     """
     array = group.get(name)
     if not isinstance(array, zarr.Array):
-        raise StoreError(f"{_shown(group.store)}: the array {name!r} is missing; write it again.")
+        raise StoreError(f"{shown(group.store)}: the array {name!r} is missing; write it again.")
+    refuse_incomplete(array)
+    return array
+
+
+def refuse_incomplete(array: ZarrArray) -> None:
+    """Raise a `DamagedChunkError` if chunks are missing that were written; reads none of them."""
     n_missing = array.nchunks - array.nchunks_initialized
     if n_missing:
         raise DamagedChunkError(
-            f"{_shown(group.store)}: {n_missing} of {array.nchunks} chunks of {name!r} are missing"
-            f"{_first_missing(array)}; restore them or write the store again."
+            f"{shown(array.store)}: {n_missing} of {array.nchunks} chunks of {array.basename!r} "
+            f"are missing{_first_missing(array)}; restore them or write the store again."
         )
-    return array
 
 
 @contextmanager
@@ -226,6 +154,7 @@ def open_samples(store: StoreLike, kind: str) -> xr.DataArray:
     array = get_array(group, kind)
     dims = array.metadata.dimension_names
     attrs = array.attrs.asdict()
+    attrs.pop(MARKER, None)
     names = attrs.pop("coordinates").split()
     coords = {name: (dims[0], read_array(group, name)) for name in names}
     return xr.DataArray(read_lazily(array), dims=dims, coords=coords, attrs=attrs, name=kind)
@@ -269,7 +198,7 @@ def reader_behind(array: da.Array) -> _Reader | None:
 def spill(shards: Shards, folder: str) -> Shards:
     """Write shards to a scratch store, and return them as what reads them from there."""
     group = zarr.open_group(folder, mode="w", zarr_format=3)
-    d, blocks = shards.n_features, []
+    d, arrays = shards.n_features, []
     for number, n_rows in enumerate(shards.rows):
         chunk_rows = min(n_rows, rows_per_chunk(d * shards.dtype.itemsize))
         array = create_array(
@@ -280,14 +209,14 @@ def spill(shards: Shards, folder: str) -> Shards:
             dtype=shards.dtype,
             dims=("row", "feature"),
         )
-        blocks.append(StoredRows(_Reader(array), 0, n_rows, shards.dtype))
-    readers = [block.reader for block in blocks]
-    shards.gather(_write_rows, readers, name="stackedae-spill")
+        arrays.append(array)
+    shards.gather(_write_rows, arrays, name="stackedae-spill")
+    blocks = [StoredRows(_Reader(array), 0, array.shape[0], shards.dtype) for array in arrays]
     return replace(shards, blocks=blocks)
 
 
-def _write_rows(reader: _Reader, rows: Array) -> None:
-    reader.array[:] = rows
+def _write_rows(array: ZarrArray, rows: Array) -> None:
+    array[:] = rows
 
 
 class StoredRows(RowSource):
@@ -344,38 +273,97 @@ def _rows_to_read(array: ZarrArray) -> int:
 
 
 class _Reader:
-    """A Zarr array whose errors name the chunk."""
+    """A Zarr array whose errors name the chunk, and pass if they can.
+
+    An array that is marked as whole is read as such: a chunk that is missing is an error. Reading
+    is tried again after errors that another attempt may not meet, as `dask.config` says where the
+    reader is made: ``stackedae.read.retries`` times (3), after waiting ``stackedae.read.wait``
+    (1 s), and twice as long each time.
+    """
 
     def __init__(self, array: ZarrArray) -> None:
+        self.marked = MARKER in array.attrs
+        if self.marked:
+            array = zarr.open_array(StorePath(_Whole(array.store), array.path), mode="r")
         self.array = array
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        wait = parse_timedelta(dask.config.get("stackedae.read.wait", "1s"))
+        retries = int(dask.config.get("stackedae.read.retries", 3))
+        self.waits = tuple(wait * 2**retry for retry in range(retries))
 
     def __getitem__(self, selection: tuple[slice, ...]) -> Array:
-        with self._naming_chunks(selection):
-            return np.asarray(self.array[selection])
+        return self._trying(selection, lambda: np.asarray(self.array[selection]))
 
     def rows(self, start: int, stop: int) -> Array:
         """Return rows, in memory that is used again when they are gone."""
         selection = (slice(start, stop), *(slice(0, size) for size in self.shape[1:]))
         rows: Any = POOL.empty((stop - start, *self.shape[1:]), self.dtype)
-        with self._naming_chunks(selection):
-            out = zarr.buffer.cpu.NDBuffer.from_ndarray_like(rows)
-            self.array.get_basic_selection(selection, out=out)
+        out = zarr.buffer.cpu.NDBuffer.from_ndarray_like(rows)
+        self._trying(selection, lambda: self.array.get_basic_selection(selection, out=out))
         return np.asarray(rows)
 
-    @contextmanager
-    def _naming_chunks(self, selection: tuple[slice, ...]) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            damaged = _first_damaged(self.array, selection)
-            if damaged is None:
-                raise
-            raise DamagedChunkError(
-                f"{_shown(self.array.store)}: chunk {damaged} cannot be read ({error}); "
-                "restore it or write the store again."
-            ) from error
+    def refuse_incomplete(self) -> None:
+        """Raise a `DamagedChunkError` if chunks are missing, where that can be told."""
+        if self.marked:
+            refuse_incomplete(self.array)
 
+    def _trying(self, selection: tuple[slice, ...], read: Callable[[], T]) -> T:
+        for attempt, wait in enumerate((*self.waits, None), start=1):
+            try:
+                return read()
+            except DamagedChunkError:
+                raise
+            except Exception as error:
+                if wait is None or not _may_pass(error):
+                    raise self._named(error, selection, attempt) from error
+                _LOGGER.warning(
+                    "%s: reading failed (%s), and is tried again in %g s",
+                    shown(self.array.store),
+                    error,
+                    wait,
+                )
+                time.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _named(self, error: Exception, selection: tuple[slice, ...], attempts: int) -> Exception:
+        """Return an error that names the store and the chunk."""
+        chunk = _first_damaged(self.array, selection)
+        if chunk is None:
+            return error
+        where = f"{shown(self.array.store)}: chunk {chunk} cannot be read"
+        if _may_pass(error):
+            return StoreError(
+                f"{where}, in {attempts} attempts ({error}); check the store, or set "
+                "stackedae.read.retries and stackedae.read.wait higher in dask.config."
+            )
+        return DamagedChunkError(f"{where} ({error}); restore it or write the store again.")
+
+
+class _Whole(WrapperStore[Store]):
+    """A store all of whose chunks are there: Zarr would read one that is missing as fill values."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return what is stored."""
+        value = await self._store.get(key, prototype, byte_range)
+        if value is None and key.rpartition("/")[2].isdecimal():
+            raise DamagedChunkError(
+                f"{shown(self)}: chunk {key} is missing; restore it or write the store again."
+            )
+        return value
+
+
+def _may_pass(error: Exception) -> bool:
+    """Say whether another attempt may not meet an error.
+
+    Checksums and codecs raise ValueError and RuntimeError. Whatever else a store raises (each has
+    errors of its own) may come from the way to it.
+    """
+    return not isinstance(error, (ValueError, RuntimeError, TypeError, LookupError, *_OF_PATHS))
+
+
+_OF_PATHS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 _READERS: WeakValueDictionary[str, _Reader] = WeakValueDictionary()
 """By the name of the Dask array that they read: whatever is done to it gives it another name."""
@@ -399,7 +387,7 @@ def _first_damaged(array: ZarrArray, selection: tuple[slice, ...]) -> str | None
 
 def _first_missing(array: ZarrArray) -> str:
     """Return which chunk is missing first, where that can be looked up in a folder."""
-    root = _local_path(array.store)
+    root = local_path(array.store)
     if root is None:
         return ""
     stored = array.shards or array.chunks
@@ -410,66 +398,3 @@ def _first_missing(array: ZarrArray) -> str:
 
 def _chunk_key(array: ZarrArray, chunk: tuple[int, ...]) -> str:
     return f"{array.path}/{array.metadata.encode_chunk_key(chunk)}".lstrip("/")
-
-
-def _local_path(store: Any) -> Path | None:
-    if isinstance(store, LocalStore):
-        return Path(store.root)
-    if isinstance(store, Path) or (isinstance(store, str) and "://" not in store):
-        return Path(store)
-    return None
-
-
-def _shown(store: Any) -> str:
-    path = _local_path(store)
-    return str(store if path is None else path)
-
-
-def _exists(store: Any) -> bool:
-    path = _local_path(store)
-    return _holds_zarr(store) if path is None else path.exists()
-
-
-def _holds_zarr(store: Any) -> bool:
-    """Say whether there is anything of Zarr's; a store that cannot be asked is not an empty one."""
-    try:
-        zarr.open(store, mode="r")
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except Exception as error:
-        raise StoreError(
-            f"{_shown(store)}: what is there cannot be read ({error}); pass another path."
-        ) from error
-    return True
-
-
-def refuse_existing(store: StoreLike, *, overwrite: bool) -> None:
-    """Raise a `StoreExistsError` if something is there that is not to be (or must not be) replaced.
-
-    What is no Zarr store is never replaced: a slip of the pen must not delete a folder.
-    """
-    if not _exists(store):
-        return
-    if not overwrite:
-        raise StoreExistsError(
-            f"{_shown(store)} exists already; pass overwrite=True to replace it, or another path."
-        )
-    if not _holds_zarr(store):
-        raise StoreExistsError(
-            f"{_shown(store)} exists and is no Zarr store, so it is not overwritten; "
-            "pass another path."
-        )
-
-
-def _mark(group: zarr.Group, kind: str) -> None:
-    group.attrs[MARKER] = {"kind": kind, "format": FORMAT, "complete": True}
-
-
-def _move_into_place(unfinished: Path, path: Path) -> None:
-    if not path.exists():
-        unfinished.rename(path)
-        return
-    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-    path.rename(old)
-    unfinished.rename(path)
-    shutil.rmtree(old)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ from stackedae.blas import one_blas_thread
 from stackedae.containers import Container, n_columns
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import DataError
-from stackedae.growth import grow_samples
-from stackedae.layers import Layer
+from stackedae.growth import NormTest, halves_of, is_whole, next_size
 from stackedae.layout import Vector
-from stackedae.memory import is_worth_sampling
+from stackedae.memory import FIRST_SAMPLE_ROWS, is_worth_sampling
 from stackedae.moments import Moments, column_sums, scatter_sums
-from stackedae.objective import DaskObjective, Visits
-from stackedae.rows import Rows, features_of, rows_of
+from stackedae.objective import DaskObjective, HalvedObjective, Visits
+from stackedae.progress import Log, Observer, Progress, Stage
+from stackedae.rows import Rows, Survey, features_of, rows_of
 from stackedae.shards import Shards, each_alone
 from stackedae.solvers import (
     COST_WINDOW,
@@ -43,15 +42,11 @@ FEWEST_STEPS = 10
 STEP_WORTH = 2.5
 """Iterations that one of them counts as: nine evaluations on a sample are as many visits again."""
 
-Record = dict[str, Any]
-"""What `history_` says of one iteration."""
-
-OnIteration = Callable[[Record], None]
-
-
 SOLVERS = ("lbfgs", "gd")
 BATCHING = ("progressive", "full")
 DTYPES = ("float32", "float64")
+
+OnStep = Callable[[Stage, SolverState], None]
 
 
 @dataclass(frozen=True)
@@ -96,10 +91,10 @@ def train_stack(
     X: Container,
     layers: Sequence[LayerSettings],
     training: TrainingSettings,
-    rng: np.random.Generator,
-    on_iteration: OnIteration,
-) -> tuple[list[Layer], list[Record]]:
-    """Train layers from the data up.
+    begun: Progress,
+    observer: Observer,
+) -> Progress:
+    """Train layers from the data up, from wherever training stands.
 
     Parameters
     ----------
@@ -110,70 +105,78 @@ def train_stack(
         From the data up.
     training : TrainingSettings
         How to train each.
-    rng : numpy.random.Generator
-        Source of the first parameters.
-    on_iteration : callable
-        Called with every record of the history as it comes.
+    begun : Progress
+        What there is already: nothing but a seed, or what `observer` was told before on the same
+        data. What follows is the same to the last bit.
+    observer : Observer
+        Who is told.
 
     Returns
     -------
-    layers : list of Layer
-    history : list of dict
+    Progress
+        With all layers.
 
     Raises
     ------
     DataError
         If X has NaN or infinity.
     """
-    trained: list[Layer] = []
-    history: list[Record] = []
+    progress = begun
+    first = np.random.default_rng(begun.seed)
+    rngs = [first, *first.spawn(len(layers) - 1)]
     # OpenBLAS's threads look out for more work for some 20 ms after each call, on
     # cores that the next evaluation needs; and bits depend on how many there are.
     with ExitStack() as scratch, one_blas_thread():
         rows = rows_of(X, layers[0].cost(n_columns(X), "identity"), training.dtype)
-        for index, settings in enumerate(layers):
+        for index, (settings, rng) in enumerate(zip(layers, rngs, strict=True)):
             _LOGGER.info("layer %d: %s", index, rows.reason)
-            log = _Log(index, rows, on_iteration)
-            layer = train_layer(rows, settings, training, rng, log)
-            trained.append(layer)
-            history += log.records
+            seed = int(rng.integers(2**31))
+            log = Log(progress, rows, observer.on_step)
+            if index == 0 or index == len(progress.layers):
+                log.visits.reads += not rows.shards.held
+                survey = rows.survey(seed)
+            if index == 0:
+                data = {**rows.shards.description, "crc32": survey.checksum}
+                observer.on_data(data)
+                log.progress = replace(progress, data=data)
+            if index == len(progress.layers):
+                train_layer(rows, survey, settings, training, rng, seed, log)
+                progress = log.progress.with_layer(training.dtype)
+                observer.on_layer(progress)
             if index + 1 < len(layers):
-                following = layers[index + 1].cost(layer.cost.n_hidden, "identity")
+                following = layers[index + 1].cost(settings.n_hidden, "identity")
+                layer = progress.layers[index]
                 rows = features_of(rows, layer, following, training.n_evaluations, scratch)
-    return trained, history
+    return progress
 
 
 def train_layer(
     rows: Rows,
+    survey: Survey,
     settings: LayerSettings,
     training: TrainingSettings,
     rng: np.random.Generator,
-    log: _Log,
-) -> Layer:
-    """Train one layer."""
-    seed = int(rng.integers(2**31))
-    log.visits.reads += not rows.shards.held
-    (n_outside, n_bad), sample = rows.survey(seed)
-    if n_bad:
+    seed: int,
+    log: Log,
+) -> None:
+    """Train one layer, from where the progress in `log` stands, and leave it there."""
+    if survey.n_bad:
         rows.refuse()
     output_activation = settings.output_activation
     if output_activation == "auto":
-        output_activation = "identity" if n_outside else "logistic"
+        output_activation = "identity" if survey.n_outside else "logistic"
     cost = settings.cost(rows.shards.n_features, output_activation)
-    moments = moments_of(sample)
-    log.visits.reads += 0 if sample.held else 2  # for the mean, and around it
+    moments = moments_of(survey.sample)
+    log.visits.reads += 0 if survey.sample.held else 2  # for the mean, and around it
     start = cost.initial_params(rng, moments)
-    state = minimise(
-        cost, rows, sample, moments, start, training, seed, visits=log.visits, on_step=log.on_step
+    minimisation = Minimisation(
+        cost, rows, survey.sample, moments, start, training, seed, log.visits
     )
+    stage, state = log.progress.stage, log.progress.state
+    at = minimisation.first() if stage is None or state is None else (stage, state)
+    state = minimisation.run(at, partial(log.on_step, cost))
     if state.evaluation is None or not state.evaluation.is_finite:
         raise DataError(f"The cost at the start is not finite: {Status.NOT_FINITE.advice}.")
-    return Layer(
-        cost=cost,
-        params=state.params.astype(training.dtype),
-        mean_activations=state.evaluation.means["activations"],
-        status=state.status,
-    )
 
 
 def moments_of(sample: Shards) -> Moments:
@@ -183,19 +186,9 @@ def moments_of(sample: Shards) -> Moments:
     return Moments.from_sums(mean, scatter, sample.n_rows)
 
 
-def minimise(
-    cost: AutoEncoderCost,
-    rows: Rows,
-    sample: Shards,
-    moments: Moments,
-    start: Vector,
-    training: TrainingSettings,
-    seed: int,
-    *,
-    visits: Visits,
-    on_step: Callable[[str, SolverState], None],
-) -> SolverState:
-    """Minimise a cost over rows: all of them in every step, or progressively.
+@dataclass(frozen=True)
+class Minimisation:
+    """A cost to be minimised over rows: all of them in every step, or progressively.
 
     Parameters
     ----------
@@ -215,82 +208,96 @@ def minimise(
         Of samples.
     visits : Visits
         Where rows are counted.
-    on_step : callable
-        Called with "sample" or "full" and the state after every step.
-
-    Returns
-    -------
-    SolverState
-        After the last step; its evaluation is over all rows.
     """
-    objective = DaskObjective(cost, rows.shards, seed=seed, visits=visits)
-    over_all = partial(
-        minimize, objective=objective, tol=training.tol, on_step=partial(on_step, "full")
-    )
-    search = StrongWolfe(rounding=float(np.finfo(training.dtype).eps))
-    if training.solver == "gd":
-        return over_all(GradientDescent(search), start=start, max_iter=training.max_iter)
-    preconditioner = cost.preconditioner(moments)
-    lbfgs = LBFGS(search, preconditioner=preconditioner)
-    if training.batching == "full" or not is_worth_sampling(rows.shards.n_rows):
-        return over_all(lbfgs, start=start, max_iter=training.max_iter)
-    grown = grow_samples(
-        cost,
-        sample,
-        lbfgs,
-        start,
-        max_iter=training.max_iter,
-        tol=training.tol,
-        visits=visits,
-        on_step=partial(on_step, "sample"),
-    )
-    state = over_all(
-        Surrogate(lbfgs, preconditioner.inverse),
-        start=grown.restarted(),
-        max_iter=grown.iteration + training.n_steps,
-    )
-    if state.status is not Status.LINE_SEARCH_FAILED:
-        return state
-    # Samples do not speak for all rows here, or not any more: go on without
-    # them, for what is left of the steps; from the start if they never did.
-    taken = state.iteration - grown.iteration
-    misled = taken <= COST_WINDOW
-    left = training.max_iter if misled else int(STEP_WORTH * (training.n_steps - taken))
-    state = replace(state.restarted(), pairs=(), params=start if misled else state.params)
-    return over_all(lbfgs, start=state, max_iter=state.iteration + min(left, training.max_iter))
 
+    cost: AutoEncoderCost
+    rows: Rows
+    sample: Shards
+    moments: Moments
+    start: Vector
+    training: TrainingSettings
+    seed: int
+    visits: Visits
 
-class _Log:
-    """Turns the states of a solver into the records of one layer's history."""
+    def run(self, at: tuple[Stage, SolverState], on_step: OnStep) -> SolverState:
+        """Go through stages from any state of any of them, and return the last state.
 
-    def __init__(self, layer: int, rows: Rows, on_iteration: OnIteration) -> None:
-        self.layer, self.rows, self.on_iteration = layer, rows, on_iteration
-        self.visits = Visits()
-        self.records: list[Record] = []
-        self.before = Visits()
-        self.bytes_read = rows.bytes_to_hold
-        self.since = time.perf_counter()
+        Parameters
+        ----------
+        at : (Stage, SolverState)
+            `first()`, or what `on_step` was called with after some step.
+        on_step : callable
+            Called after every step.
 
-    def on_step(self, phase: str, state: SolverState) -> None:
-        """Record where the solver stands after a step."""
-        assert state.evaluation is not None
-        now, before = time.perf_counter(), self.before
-        reads = self.visits.reads - before.reads
-        self.records.append(
-            {
-                "layer": self.layer,
-                "phase": phase,
-                "iteration": state.iteration,
-                "n_rows": state.evaluation.n_rows,
-                "cost": state.evaluation.cost,
-                **state.evaluation.terms,
-                "gradient_norm": float(np.linalg.norm(state.evaluation.gradient)),
-                "step": state.step_length,
-                "n_evaluations": state.n_evaluations,
-                "rows_visited": self.visits.rows - before.rows,
-                "bytes_read": self.bytes_read + reads * self.rows.bytes_per_read,
-                "seconds": now - self.since,
-            }
-        )
-        self.since, self.bytes_read, self.before = now, 0, replace(self.visits)
-        self.on_iteration(self.records[-1])
+        Returns
+        -------
+        SolverState
+            Its evaluation is over all rows.
+        """
+        stage, state = at
+        while True:
+            state = self._go_through(stage, state, on_step)
+            following = self._following(stage, state)
+            if following is None:
+                return state
+            stage, state = following
+
+    def first(self) -> tuple[Stage, SolverState]:
+        """Return where to begin."""
+        training, state = self.training, SolverState(params=self.start)
+        sampled = training.solver == "lbfgs" and training.batching == "progressive"
+        if sampled and is_worth_sampling(self.rows.shards.n_rows):
+            return Stage("growing", training.max_iter, n_rows=FIRST_SAMPLE_ROWS), state
+        return Stage("full", training.max_iter), state
+
+    def _go_through(self, stage: Stage, state: SolverState, on_step: OnStep) -> SolverState:
+        step_until = partial(minimize, start=state, max_iter=stage.until, tol=self.training.tol)
+        if stage.name == "growing":
+            halves = halves_of(self.sample, stage.n_rows)
+            test = NormTest(stage.norms)
+            return step_until(
+                self._lbfgs,
+                HalvedObjective(self.cost, *halves, self.visits),
+                on_step=lambda state: on_step(replace(stage, norms=test.norms), state),
+                enough=test,
+            )
+        solver: Any = self._lbfgs
+        if stage.name == "surrogate":
+            solver = Surrogate(self._lbfgs, self._preconditioner.inverse)
+        elif self.training.solver == "gd":
+            solver = GradientDescent(self._search)
+        return step_until(solver, self._objective, on_step=partial(on_step, stage))
+
+    def _following(self, stage: Stage, state: SolverState) -> tuple[Stage, SolverState] | None:
+        """Return the stage after one that has ended, and where it begins."""
+        training, now = self.training, state.iteration
+        if stage.name == "growing":
+            if is_whole(self.sample, stage.n_rows):
+                return Stage("surrogate", now + training.n_steps), state.restarted()
+            larger = next_size(stage.n_rows)
+            return Stage("growing", now + training.max_iter, n_rows=larger), state.restarted()
+        if stage.name == "full" or state.status is not Status.LINE_SEARCH_FAILED:
+            return None
+        # Samples do not speak for all rows here, or not any more: go on without
+        # them, for what is left of the steps; from the start if they never did.
+        left = stage.until - now
+        misled = training.n_steps - left <= COST_WINDOW
+        n_iter = training.max_iter if misled else int(STEP_WORTH * left)
+        state = replace(state.restarted(), pairs=(), params=self.start if misled else state.params)
+        return Stage("full", now + min(n_iter, training.max_iter)), state
+
+    @cached_property
+    def _objective(self) -> DaskObjective:
+        return DaskObjective(self.cost, self.rows.shards, seed=self.seed, visits=self.visits)
+
+    @cached_property
+    def _preconditioner(self) -> Any:
+        return self.cost.preconditioner(self.moments)
+
+    @cached_property
+    def _lbfgs(self) -> LBFGS:
+        return LBFGS(self._search, preconditioner=self._preconditioner)
+
+    @property
+    def _search(self) -> StrongWolfe:
+        return StrongWolfe(rounding=float(np.finfo(self.training.dtype).eps))

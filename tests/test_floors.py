@@ -11,10 +11,13 @@ FLOORS = [
     {"arrays", "errors", "evaluation", "layout", "_version"},
     {"contrast", "costs", "layers", "memory", "moments", "solvers", "windows"},
     {
-        *("blas", "cluster", "containers", "contexts", "images", "malloc", "objective"),
-        *("shards", "storage"),
+        *("blas", "cluster", "containers", "contexts", "documents", "failures", "images"),
+        *("malloc", "objective", "shards", "storage", "stores"),
     },
-    {"growth", "patches", "persistence", "preprocessing", "rows", "samples", "training"},
+    {
+        *("checkpoint", "fitting", "growth", "patches", "persistence", "preprocessing"),
+        *("progress", "rows", "samples", "training"),
+    },
     {"cli", "datasets", "estimators", "plotting", "__init__"},
 ]
 ENGINE = {"dask", "distributed", "zarr", "xarray"}

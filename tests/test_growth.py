@@ -6,9 +6,9 @@ import pytest
 from stackedae.containers import cut_into_shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.evaluation import Evaluation
-from stackedae.growth import NormTest, grow_samples
+from stackedae.growth import NormTest, halves_of, is_whole, next_size
+from stackedae.memory import FIRST_SAMPLE_ROWS
 from stackedae.objective import HalvedObjective, Visits
-from stackedae.solvers import LBFGS
 
 
 def seen(norm, variance):
@@ -41,21 +41,23 @@ def test_halves_tell_the_variance_of_the_gradient(rows):
     assert np.mean(estimates) == pytest.approx(np.mean(errors), rel=0.3)
 
 
-def test_samples_grow_to_all_they_are_given(rows):
-    cost = AutoEncoderCost(6, 3)
-    sample, visits, sizes = cut_into_shards(rows).hold(here=True), Visits(), []
-    state = grow_samples(
-        cost,
-        sample,
-        LBFGS(),
-        cost.initial_params(np.random.default_rng(0)),
-        max_iter=30,
-        tol=0,
-        visits=visits,
-        on_step=lambda state: sizes.append(state.evaluation.n_rows),
-    )
-    assert sorted(set(sizes)) == [1024, 2048, 4000]
-    assert sizes == sorted(sizes)
-    assert max(sizes.count(size) for size in sizes) <= 30
-    assert state.evaluation.n_rows == 4000
-    assert visits.rows >= sum(sizes)
+def test_it_goes_on_from_what_it_saw():
+    whole, first = NormTest(), NormTest()
+    for norm in (0.3, 0.2):
+        assert whole(seen(norm, 1.0)) == first(seen(norm, 1.0))
+    second = NormTest(first.norms)
+    for norm in (0.2, 0.1, 0.05, 0.04):
+        assert whole(seen(norm, 1.0)) == second(seen(norm, 1.0))
+    assert whole.norms == second.norms
+
+
+def test_halves_share_out_what_is_asked_for(rows):
+    sample, n_rows, sizes = cut_into_shards(rows).hold(here=True), FIRST_SAMPLE_ROWS, []
+    while True:
+        first, second = halves_of(sample, n_rows)
+        sizes.append(first.n_rows + second.n_rows)
+        assert first.n_rows == pytest.approx(second.n_rows, abs=1)
+        if is_whole(sample, n_rows):
+            break
+        n_rows = next_size(n_rows)
+    assert sizes == [1024, 2048, 4000]

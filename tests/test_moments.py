@@ -38,12 +38,12 @@ def test_many_columns_give_variances_only():
 
 def test_survey_counts_what_lies_outside():
     X = np.array([[0.0, 1.0], [1.1, -0.1], [0.5, 0.5]])
-    assert survey_sums(X).tolist() == [2, 0]
-    assert survey_sums(X[1:], survey_sums(X[:1])).tolist() == [2, 0]
+    assert survey_sums(X)[:2].tolist() == [2, 0]
+    assert survey_sums(X[1:], survey_sums(X[:1])).tolist() == survey_sums(X).tolist()
     assert column_sums(X[1:], column_sums(X[:1])) == pytest.approx([1.6, 1.4])
     many = np.random.default_rng(0).normal(size=(3000, 4))
     outside = ((many < 0) | (many > 1)).sum()
-    assert survey_sums(many).tolist() == [outside, 0]
+    assert survey_sums(many)[:2].tolist() == [outside, 0]
     assert column_sums(many) == pytest.approx(many.sum(axis=0))
     many[2000, 1] = np.nan
     assert survey_sums(many)[1] == 1

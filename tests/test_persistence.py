@@ -1,4 +1,6 @@
+import json
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +68,9 @@ def test_the_file_is_plain_zarr(model):
     model.save("model.zarr")
     root = zarr.open_group("model.zarr", mode="r")
     assert (root["layers/0/W1"][:] == model.components_).all()
-    assert root["layers/1"].attrs["cost"]["n_hidden"] == 2
+    assert root.attrs["model"]["layers"][1]["cost"]["n_hidden"] == 2
+    costs = root["history"][:, root.attrs["model"]["history"].index("cost")]
+    assert costs.tolist() == [record["cost"] for record in model.history_]
     assert root.attrs["model"]["class"] == "StackedAutoEncoder"
     layer = xr.open_zarr("model.zarr", group="layers/0", consolidated=False)
     assert layer.W2.dims == ("feature", "hidden")
@@ -81,8 +85,12 @@ def test_an_existing_model_is_not_overwritten_unless_asked_to(model):
 
 
 def edit(path, **attributes):
+    """Change attributes of a model, and its checksum with them."""
     group = zarr.open_group(path, mode="r+")
     group.attrs.update(attributes)
+    if "model" in attributes:
+        text = json.dumps(attributes["model"], sort_keys=True)
+        group.attrs["stackedae"] = {**group.attrs["stackedae"], "crc32": zlib.crc32(text.encode())}
 
 
 def test_a_later_format_is_refused(model):
@@ -100,13 +108,16 @@ def test_a_store_of_another_kind_is_refused():
 
 def test_a_model_that_was_tampered_with_is_refused(model):
     model.save("model.zarr")
-    cost = dict(zarr.open_group("model.zarr/layers/0").attrs["cost"])
-    edit("model.zarr/layers/0", cost={**cost, "n_hidden": 6})
-    with pytest.raises(StoreError, match="the model is not as it was written: segments="):
-        StackedAutoEncoder.load("model.zarr")
-    edit("model.zarr/layers/0", cost={**cost, "shell": "rm -rf"})
-    with pytest.raises(StoreError, match="the model is not as it was written"):
-        StackedAutoEncoder.load("model.zarr")
+    values = zarr.open_group("model.zarr").attrs["model"]
+    cost = values["layers"][0]["cost"]
+    for changed, message in (
+        ({**cost, "n_hidden": 6}, r"'layers/0/W1' has shape \(5, 12\), not \(6, 12\)"),
+        ({**cost, "shell": "rm -rf"}, "the model is not as it was written"),
+    ):
+        layers = [{"cost": changed, "status": "CONVERGED"}, values["layers"][1]]
+        edit("model.zarr", model={**values, "layers": layers})
+        with pytest.raises(StoreError, match=message):
+            StackedAutoEncoder.load("model.zarr")
 
 
 def test_a_damaged_model_is_refused(model):
@@ -118,5 +129,5 @@ def test_a_damaged_model_is_refused(model):
     with pytest.raises(DamagedChunkError, match="layers/1/b2/c/0"):
         StackedAutoEncoder.load("model.zarr")
     chunk.unlink()
-    with pytest.raises(DamagedChunkError, match="1 of 1 chunks"):
+    with pytest.raises(DamagedChunkError, match="chunk layers/1/b2/c/0 is missing"):
         StackedAutoEncoder.load("model.zarr")

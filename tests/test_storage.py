@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import zarr
 
-from stackedae import StackedAutoEncoder, extract_patches, open_patches
-from stackedae.errors import DamagedChunkError, DataError, StoreError
-from stackedae.storage import kind_of, new_store, open_store, read_lazily
+from stackedae import ContrastNormalizer, StackedAutoEncoder, extract_patches, open_patches
+from stackedae.errors import DamagedChunkError, StoreError
+from stackedae.storage import read_lazily
+from stackedae.stores import kind_of, new_store, open_store
 
 
 @pytest.fixture
@@ -60,11 +61,14 @@ def test_a_missing_chunk_is_noticed_when_opening(store):
 def test_a_chunk_that_goes_missing_later_is_not_computed_with(store):
     array = zarr.open_group(store, mode="r")["patches"]
     patches = open_patches(store)
+    normalised = ContrastNormalizer().fit_transform(patches)
     os.remove(store / "patches/c/7/0/0")
-    for X in (array, patches):
-        with pytest.raises(
-            DataError, match=r"NaN or infinity, first in row 70 \(chunk 7, its row 0"
-        ):
+    for X, message in (
+        (array, "1 of 10 chunks of 'patches' are missing, the first is patches/c/7/0/0"),
+        (patches, "1 of 10 chunks of 'patches' are missing, the first is patches/c/7/0/0"),
+        (normalised, "chunk patches/c/7/0/0 is missing"),
+    ):
+        with pytest.raises(DamagedChunkError, match=message):
             StackedAutoEncoder(2, max_iter=1).fit(X)
 
 

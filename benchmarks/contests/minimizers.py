@@ -16,7 +16,7 @@ from stackedae.costs import AutoEncoderCost
 from stackedae.evaluation import Evaluation
 from stackedae.objective import DaskObjective, Visits
 from stackedae.rows import rows_of
-from stackedae.training import TrainingSettings, minimise, moments_of
+from stackedae.training import Minimisation, TrainingSettings, moments_of
 
 ADAM_RATES = (1e-3, 3e-3, 1e-2)
 ADAM_BATCHES = (1024, 4096)
@@ -64,24 +64,16 @@ def ours(
     """
     training = TrainingSettings("lbfgs", batching, max_iter, tol=0.0, dtype="float32")
     rows, visits, seed = rows_of(X, cost, training.dtype), Visits(), 0
-    _, sample = rows.survey(seed)
+    sample = rows.survey(seed).sample
 
-    def on_step(phase, state):
+    def on_step(stage, state):
         of_all = state.evaluation.n_rows == len(X)
         watch(state.params, visits.rows, state.evaluation.cost if of_all else np.inf)
 
     with one_blas_thread():  # as around the training of an estimator
-        minimise(
-            cost,
-            rows,
-            sample,
-            moments_of(sample),
-            start,
-            training,
-            seed,
-            visits=visits,
-            on_step=on_step,
-        )
+        moments = moments_of(sample)
+        minimisation = Minimisation(cost, rows, sample, moments, start, training, seed, visits)
+        minimisation.run(minimisation.first(), on_step)
 
 
 def ours_as_contender(batching: str, max_iter: int) -> Contender:

@@ -49,12 +49,12 @@ def minimize(
     on_step : callable or None
         Called with the state after every step.
     enough : callable or None
-        Asked with the state after every step whether to stop for a reason of its own.
+        Asked with the state after every step whether to stop, as ENOUGH, for a reason of its own.
 
     Returns
     -------
     SolverState
-        With a status other than RUNNING, unless it was enough.
+        With a status other than RUNNING.
     """
     state = start if isinstance(start, SolverState) else solver.init(start)
     while state.status is Status.RUNNING:
@@ -67,8 +67,8 @@ def minimize(
         elif state.status is Status.LINE_SEARCH_FAILED and state.is_stationary(tol):
             # Nothing is left to gain: the rounding of the cost is what was in the way.
             state = replace(state, status=Status.CONVERGED)
+        if enough is not None and enough(state) and state.status is Status.RUNNING:
+            state = replace(state, status=Status.ENOUGH)
         if on_step is not None:
             on_step(state)
-        if enough is not None and enough(state):
-            break
     return state

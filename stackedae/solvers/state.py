@@ -19,6 +19,10 @@ class Status(Enum):
     """How a run of a solver stands; the value says what to do about it."""
 
     RUNNING = "the run has not ended: step on"
+    ENOUGH = "these rows have no more to teach: go on with more of them"
+    INTERRUPTED = (
+        "training was interrupted: fit again, with the same checkpoint if there is one, to go on"
+    )
     CONVERGED = "the tolerance was reached"
     MAX_ITER = (
         "max_iter was reached before the tolerance: raise max_iter, or raise tol "

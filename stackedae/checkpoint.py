@@ -1,0 +1,322 @@
+"""Checkpoints: where training stands, written down on the way, so that no work is lost.
+
+A checkpoint is a Zarr group with a numbered group for every time that it was written. A new one is
+complete before one of the last two is removed: on local paths it is on the disk under a hidden name
+and then renamed; elsewhere its last write is the mark that it is complete. One that is damaged is
+passed over for the one before.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import zarr
+from dask.utils import parse_timedelta
+
+from stackedae.costs import AutoEncoderCost
+from stackedae.documents import Document, read_document, refusing_nonsense, write_document
+from stackedae.errors import ArgumentError, CheckpointError, StoreError
+from stackedae.evaluation import Evaluation
+from stackedae.objective import Visits
+from stackedae.persistence import (
+    Named,
+    history_as_array,
+    layers_as_arrays,
+    layers_as_values,
+    take_history,
+    take_layers,
+)
+from stackedae.progress import Progress, Stage
+from stackedae.solvers import SolverState, Status
+from stackedae.solvers.state import Pair
+from stackedae.stores import (
+    UNFINISHED,
+    StoreLike,
+    exists,
+    inside,
+    local_path,
+    new_store,
+    open_store,
+    shown,
+)
+
+KIND, OF_ONE = "checkpoint", "progress"
+
+KEPT = 2
+"""Generations that are kept: the newest, and one in case it comes to harm."""
+
+MOST_OVERHEAD = 0.01
+"""Share of the time that writing may take, if checkpoints are wanted by time."""
+
+_LOGGER = logging.getLogger("stackedae")
+_GENERATION = re.compile(r"\d{8}")
+
+
+class Checkpoint:
+    """Writes progress down on the way, and reads it back.
+
+    Parameters
+    ----------
+    store : path, URL or Zarr store
+        Where.
+    every : int or str
+        How often: iterations, or a time such as "30s".
+    settings : mapping of str to object
+        What has to be the same for work to go on, as JSON values by name.
+
+    Raises
+    ------
+    ArgumentError
+        If `every` is neither.
+    """
+
+    def __init__(self, store: StoreLike, every: int | str, settings: Mapping[str, Any]) -> None:
+        self.store, self.name, self.settings = store, shown(store), dict(settings)
+        self.iterations, self.seconds = _interval(every)
+        self.number = 0
+        self.n_records, self.written, self.took = 0, time.monotonic(), 0.0
+
+    def read(self) -> Progress | None:
+        """Return the progress that was written last, or None if there is none.
+
+        Raises
+        ------
+        StoreError
+            If what is there is no checkpoint.
+        CheckpointError
+            If it has other settings, naming the first that differs, or is damaged.
+        """
+        if not exists(self.store):
+            return None
+        open_store(self.store, KIND)
+        numbers = self._numbers()
+        self.number = max(numbers, default=0)
+        damage: list[StoreError] = []
+        for number in reversed(numbers):
+            try:
+                document = read_document(self._generation(number), OF_ONE)
+                settings, progress = _taken(document)
+            except StoreError as error:
+                _LOGGER.warning("%s; trying the checkpoint before it", error)
+                damage.append(error)
+                continue
+            self._compare(settings, self.settings)
+            self.n_records = len(progress.history)
+            return progress
+        if damage:
+            raise CheckpointError(
+                f"{damage[0]} No checkpoint before it can be read either: remove {self.name} to "
+                "begin anew."
+            ) from damage[0]
+        return None
+
+    def compare_data(self, begun: Progress, data: Mapping[str, Any]) -> None:
+        """Raise a `CheckpointError` if the data are others than those that work began with."""
+        if begun.data:
+            self._compare(begun.data, data)
+
+    def offer(self, progress: Progress) -> None:
+        """Write progress down, if it is time.
+
+        What goes wrong with that is logged, and training goes on: the last checkpoint still stands.
+        """
+        now, n_records = time.monotonic(), len(progress.history)
+        if self.iterations is not None:
+            due = n_records - self.n_records >= self.iterations
+        else:
+            due = now - self.written >= max(self.seconds, self.took / MOST_OVERHEAD)
+        if due:
+            self.try_to_write(progress)
+
+    def try_to_write(self, progress: Progress) -> bool:
+        """Write progress down, and say whether that went well."""
+        try:
+            self.write(progress)
+        except Exception as error:  # each store has errors of its own
+            self.written, self.n_records = time.monotonic(), len(progress.history)
+            _LOGGER.warning("%s: the checkpoint could not be written (%s)", self.name, error)
+            return False
+        return True
+
+    def write(self, progress: Progress) -> None:
+        """Write progress down now."""
+        began = time.monotonic()
+        if self.number == 0 and not exists(self.store):
+            with new_store(self.store, KIND, overwrite=False, durable=True):
+                pass
+        generation = self._generation(self.number + 1)
+        if exists(generation):
+            raise CheckpointError(
+                f"{shown(generation)} is there already: somebody else writes to this checkpoint; "
+                "pass another one to one of the two."
+            )
+        values, arrays = _written(progress)
+        values["settings"] = self.settings
+        write_document(generation, OF_ONE, values, arrays, overwrite=False)
+        self.number += 1
+        self._remove_old()
+        self.n_records, self.written = len(progress.history), time.monotonic()
+        self.took = self.written - began
+
+    def _generation(self, number: int) -> StoreLike:
+        return inside(self.store, f"{number:08d}")
+
+    def _numbers(self) -> list[int]:
+        """Return the numbers of what was written, ascending."""
+        path = local_path(self.store)
+        if path is not None:
+            names = [entry.name for entry in path.iterdir()]
+        else:
+            names = list(zarr.open_group(self.store, mode="r").group_keys())
+        return sorted(int(name) for name in names if _GENERATION.fullmatch(name))
+
+    def _remove_old(self) -> None:
+        path, old = local_path(self.store), self._numbers()[:-KEPT]
+        if path is None:
+            group = zarr.open_group(self.store, mode="r+")
+            for number in old:
+                del group[f"{number:08d}"]
+            return
+        for number in old:
+            shutil.rmtree(path / f"{number:08d}", ignore_errors=True)
+        for left in path.glob(f".*{UNFINISHED}"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _compare(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        for name in {**then, **now}:
+            if then.get(name) != now.get(name):
+                raise CheckpointError(
+                    f"{self.name}: the checkpoint was written with {name}={then.get(name)!r}, and "
+                    f"it is {now.get(name)!r} now; go on with what it was, or pass another "
+                    "checkpoint."
+                )
+
+
+def _interval(every: Any) -> tuple[int | None, float]:
+    """Return iterations, or None and seconds."""
+    if isinstance(every, (int, np.integer)) and not isinstance(every, bool) and every >= 1:
+        return int(every), 0.0
+    if isinstance(every, str):
+        try:
+            seconds = float(parse_timedelta(every, default=False))
+        except (ValueError, KeyError, TypeError):
+            seconds = -1.0
+        if seconds >= 0:
+            return None, seconds
+    raise ArgumentError(
+        "checkpoint_every",
+        every,
+        "is neither a number of iterations nor a time",
+        'pass 10, say, or "30s" or "5min"',
+    )
+
+
+def _written(progress: Progress) -> tuple[dict[str, Any], Named]:
+    """Return progress as JSON values and arrays."""
+    columns, history = history_as_array(progress.history)
+    values = {
+        "seed": progress.seed,
+        "data": dict(progress.data),
+        "runs": list(progress.runs),
+        **layers_as_values(progress.layers),
+        **columns,
+        "now": None,
+    }
+    arrays = {**layers_as_arrays(progress.layers), "history": history}
+    if progress.cost is not None and progress.stage is not None and progress.state is not None:
+        state, of_state = _written_state(progress.state)
+        values["now"] = {
+            "cost": asdict(progress.cost),
+            "stage": asdict(progress.stage),
+            "visits": asdict(progress.visits),
+            "state": state,
+        }
+        arrays |= of_state
+    return values, arrays
+
+
+def _taken(document: Document) -> tuple[dict[str, Any], Progress]:
+    """Return the settings and the progress that a document holds."""
+    with refusing_nonsense(document.store, KIND):
+        values = document.values
+        progress = Progress(
+            seed=int(values["seed"]),
+            data=dict(values["data"]),
+            runs=tuple(values["runs"]),
+            layers=tuple(take_layers(document)),
+            history=take_history(document),
+        )
+        if values["now"] is not None:
+            now = values["now"]
+            cost = AutoEncoderCost(**now["cost"])
+            stage = Stage(**{**now["stage"], "norms": tuple(map(tuple, now["stage"]["norms"]))})
+            progress = replace(
+                progress,
+                visits=Visits(**now["visits"]),
+                cost=cost,
+                stage=stage,
+                state=_taken_state(document, cost, now["state"]),
+            )
+        document.refuse_others()
+        return dict(values["settings"]), progress
+
+
+_NUMBERS = ("iteration", "n_evaluations", "step_length", "damping", "curvature", "failures")
+
+
+def _written_state(state: SolverState) -> tuple[dict[str, Any], Named]:
+    evaluation = state.evaluation
+    assert evaluation is not None
+    values = {
+        **{name: getattr(state, name) for name in _NUMBERS},
+        "costs": list(state.costs),
+        "curvatures": [pair.curvature for pair in state.pairs],
+        "status": state.status.name,
+        "cost": evaluation.cost,
+        "terms": dict(evaluation.terms),
+        "n_rows": evaluation.n_rows,
+        "gradient_variance": evaluation.gradient_variance,
+        "means": list(evaluation.means),
+    }
+    n_pairs, size = len(state.pairs), state.params.size
+    pairs = {
+        name: np.array([getattr(pair, name) for pair in state.pairs]).reshape(n_pairs, size)
+        for name in ("s", "y")
+    }
+    arrays: Named = {
+        "state/params": (state.params, ("parameter",)),
+        "state/gradient": (evaluation.gradient, ("parameter",)),
+        **{f"state/{name}": (array, ("pair", "parameter")) for name, array in pairs.items()},
+        **{f"state/mean/{k}": (v, ("hidden",)) for k, v in evaluation.means.items()},
+    }
+    return values, arrays
+
+
+def _taken_state(
+    document: Document, cost: AutoEncoderCost, values: Mapping[str, Any]
+) -> SolverState:
+    size, curvatures = cost.layout.size, values["curvatures"]
+    s, y = (document.take(f"state/{name}", (len(curvatures), size)) for name in ("s", "y"))
+    evaluation = Evaluation(
+        cost=values["cost"],
+        gradient=document.take("state/gradient", (size,)),
+        terms=dict(values["terms"]),
+        means={k: document.take(f"state/mean/{k}", (None,)) for k in values["means"]},
+        n_rows=values["n_rows"],
+        gradient_variance=values["gradient_variance"],
+    )
+    return SolverState(
+        params=document.take("state/params", (size,)),
+        evaluation=evaluation,
+        costs=tuple(values["costs"]),
+        pairs=tuple(Pair(*each) for each in zip(s, y, curvatures, strict=True)),
+        status=Status[values["status"]],
+        **{name: values[name] for name in _NUMBERS},
+    )

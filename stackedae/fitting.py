@@ -1,0 +1,150 @@
+"""One fit, from the first look at the data to the last layer, and what is left of one cut short."""
+
+from __future__ import annotations
+
+import platform
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from stackedae._version import __version__
+from stackedae.blas import blas_versions
+from stackedae.checkpoint import Checkpoint
+from stackedae.cluster import describe_scheduler
+from stackedae.containers import Container
+from stackedae.errors import ClusterError
+from stackedae.progress import Progress, Record
+from stackedae.solvers import Status
+from stackedae.training import LayerSettings, TrainingSettings, train_stack
+
+_PACKAGES = ("dask", "distributed", "numpy", "scikit-learn", "xarray", "zarr")
+
+
+def fit_stack(
+    X: Container,
+    layers: Sequence[LayerSettings],
+    training: TrainingSettings,
+    *,
+    draw_seed: Callable[[], int],
+    checkpoint: Checkpoint | None,
+    on_iteration: Callable[[Record], None],
+    keep: Callable[[Progress], None],
+) -> None:
+    """Train layers, or go on with them, and leave nothing behind but what was learned.
+
+    Parameters
+    ----------
+    X, layers, training
+        As for `train_stack`.
+    draw_seed : callable
+        Returns a seed, for work that was not begun before.
+    checkpoint : Checkpoint or None
+        Where to go on from, and where to write progress down.
+    on_iteration : callable
+        Called with the record of every iteration.
+    keep : callable
+        Called with what was learned: all layers, or after Ctrl-C those that there are, the last of
+        which has the status INTERRUPTED.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is not of this data, these settings and this version.
+    ClusterError
+        If workers or the scheduler are gone; says where training stood.
+    """
+    begun = None if checkpoint is None else checkpoint.read()
+    begun = Progress(draw_seed()) if begun is None else begun
+    begun = replace(begun, runs=(*begun.runs, _this_run()))
+    watch = _Watch(begun, checkpoint, on_iteration)
+    try:
+        finished = train_stack(X, layers, training, begun, watch)
+    except KeyboardInterrupt as interrupt:
+        watch.save()
+        _forget(interrupt)
+        partial = watch.progress.with_layer(training.dtype, Status.INTERRUPTED)
+        if partial.layers:
+            keep(partial)
+        raise
+    except ClusterError as error:
+        watch.save()
+        _forget(error)
+        raise error.during(watch.whereabouts) from error
+    except Exception:
+        watch.save()
+        raise
+    keep(finished)
+
+
+class _Watch:
+    """Follows training: tells whoever listens, and has checkpoints written."""
+
+    def __init__(
+        self, begun: Progress, checkpoint: Checkpoint | None, tell: Callable[[Record], None]
+    ) -> None:
+        self.progress, self.checkpoint, self.tell = begun, checkpoint, tell
+        self.n_records = len(begun.history)
+
+    def on_data(self, data: Mapping[str, Any]) -> None:
+        """Compare the data with those that work began with; see that checkpoints can be written."""
+        if self.checkpoint is not None:
+            self.checkpoint.compare_data(self.progress, data)
+            self.checkpoint.write(replace(self.progress, data=data))
+
+    def on_step(self, progress: Progress) -> None:
+        """Follow a step."""
+        self.progress = progress
+        self.tell(progress.history[-1])
+        if self.checkpoint is not None:
+            self.checkpoint.offer(progress)
+
+    def on_layer(self, progress: Progress) -> None:
+        """Follow the end of a layer."""
+        self.progress = progress
+        if self.checkpoint is not None:
+            self.checkpoint.try_to_write(progress)
+
+    def save(self) -> None:
+        """Write down what is newer than the checkpoint."""
+        if self.checkpoint is not None and len(self.progress.history) > self.checkpoint.n_records:
+            self.checkpoint.try_to_write(self.progress)
+
+    @property
+    def whereabouts(self) -> str:
+        """Where training stands, and how to go on."""
+        history = self.progress.history
+        if self.progress.stage is None:
+            where = f"before the first iteration of layer {len(self.progress.layers)}"
+        else:
+            last = history[-1]
+            where = (
+                f"in layer {last['layer']}, phase {last['phase']!r}, after iteration "
+                f"{last['iteration']}"
+            )
+        if self.checkpoint is None:
+            return f"{where}; there is no checkpoint (pass checkpoint= to have one)"
+        return f"{where}; fit again to go on from the checkpoint {self.checkpoint.name}"
+
+
+def _this_run() -> dict[str, Any]:
+    """Return what is to be known of this process, to trace a result."""
+    packages = {name: version(name) for name in _PACKAGES}
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "stackedae": __version__,
+            "python": platform.python_version(),
+            **packages,
+            "blas": blas_versions(),
+        },
+        "machine": platform.platform(),
+        "scheduler": describe_scheduler(),
+    }
+
+
+def _forget(error: BaseException) -> None:
+    """Drop what the frames of an error hold: rows that workers would keep as long as it lives."""
+    traceback.clear_frames(error.__traceback__)
