@@ -95,32 +95,19 @@ class Checkpoint:
         """
         if not exists(self.store):
             return None
-        open_store(self.store, KIND)
-        numbers = self._numbers()
-        self.number = max(numbers, default=0)
-        damage: list[StoreError] = []
-        for number in reversed(numbers):
-            try:
-                document = read_document(self._generation(number), OF_ONE)
-                settings, progress = _taken(document)
-            except StoreError as error:
-                _LOGGER.warning("%s; trying the checkpoint before it", error)
-                damage.append(error)
-                continue
-            self._compare(settings, self.settings)
-            self.n_records = len(progress.history)
-            return progress
-        if damage:
-            raise CheckpointError(
-                f"{damage[0]} No checkpoint before it can be read either: remove {self.name} to "
-                "begin anew."
-            ) from damage[0]
-        return None
+        self.number = max(_numbers(self.store), default=0)
+        newest = read_checkpoint(self.store)
+        if newest is None:
+            return None
+        settings, progress = newest
+        _compare(self.name, settings, self.settings)
+        self.n_records = len(progress.history)
+        return progress
 
     def compare_data(self, begun: Progress, data: Mapping[str, Any]) -> None:
         """Raise a `CheckpointError` if the data are others than those that work began with."""
         if begun.data:
-            self._compare(begun.data, data)
+            _compare(f"{self.name}, on data", begun.data, data)
 
     def offer(self, progress: Progress) -> None:
         """Write progress down, if it is time.
@@ -151,7 +138,7 @@ class Checkpoint:
         if self.number == 0 and not exists(self.store):
             with new_store(self.store, KIND, overwrite=False, durable=True):
                 pass
-        generation = self._generation(self.number + 1)
+        generation = _generation(self.store, self.number + 1)
         if exists(generation):
             raise CheckpointError(
                 f"{shown(generation)} is there already: somebody else writes to this checkpoint; "
@@ -165,20 +152,8 @@ class Checkpoint:
         self.n_records, self.written = len(progress.history), time.monotonic()
         self.took = self.written - began
 
-    def _generation(self, number: int) -> StoreLike:
-        return inside(self.store, f"{number:08d}")
-
-    def _numbers(self) -> list[int]:
-        """Return the numbers of what was written, ascending."""
-        path = local_path(self.store)
-        if path is not None:
-            names = [entry.name for entry in path.iterdir()]
-        else:
-            names = list(zarr.open_group(self.store, mode="r").group_keys())
-        return sorted(int(name) for name in names if _GENERATION.fullmatch(name))
-
     def _remove_old(self) -> None:
-        path, old = local_path(self.store), self._numbers()[:-KEPT]
+        path, old = local_path(self.store), _numbers(self.store)[:-KEPT]
         if path is None:
             group = zarr.open_group(self.store, mode="r+")
             for number in old:
@@ -189,14 +164,54 @@ class Checkpoint:
         for left in path.glob(f".*{UNFINISHED}"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
 
-    def _compare(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        for name in {**then, **now}:
-            if then.get(name) != now.get(name):
-                raise CheckpointError(
-                    f"{self.name}: the checkpoint was written with {name}={then.get(name)!r}, and "
-                    f"it is {now.get(name)!r} now; go on with what it was, or pass another "
-                    "checkpoint."
-                )
+
+def read_checkpoint(store: StoreLike) -> tuple[dict[str, Any], Progress] | None:
+    """Return the settings and the progress that a checkpoint holds, or None if it is empty.
+
+    Raises
+    ------
+    StoreError
+        If it is no checkpoint.
+    CheckpointError
+        If what was written last is damaged, and what was written before as well.
+    """
+    open_store(store, KIND)
+    damage: list[StoreError] = []
+    for number in reversed(_numbers(store)):
+        try:
+            return _taken(read_document(_generation(store, number), OF_ONE))
+        except StoreError as error:
+            _LOGGER.warning("%s", error)
+            damage.append(error)
+    if damage:
+        raise CheckpointError(
+            f"{damage[0]} There is no older one that can be read; remove {shown(store)} to begin "
+            "anew."
+        ) from damage[0]
+    return None
+
+
+def _generation(store: StoreLike, number: int) -> StoreLike:
+    return inside(store, f"{number:08d}")
+
+
+def _numbers(store: StoreLike) -> list[int]:
+    """Return the numbers of what was written, ascending."""
+    path = local_path(store)
+    if path is not None:
+        names = [entry.name for entry in path.iterdir()]
+    else:
+        names = list(zarr.open_group(store, mode="r").group_keys())
+    return sorted(int(name) for name in names if _GENERATION.fullmatch(name))
+
+
+def _compare(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in {**then, **now}:
+        if then.get(name) != now.get(name):
+            raise CheckpointError(
+                f"{what}: the checkpoint was written with {name}={then.get(name)!r}, and it is "
+                f"{now.get(name)!r} now; go on with what it was, or pass another checkpoint."
+            )
 
 
 def _interval(every: Any) -> tuple[int | None, float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,24 @@ from skimage.io import imsave
 from sklearn.exceptions import ConvergenceWarning
 
 from stackedae._version import __version__
+from stackedae.checkpoint import read_checkpoint
+from stackedae.cluster import local_workers, workers_of
 from stackedae.costs import ACTIVATIONS
 from stackedae.datasets import natural_images
-from stackedae.errors import ArgumentError, StackedAEError
+from stackedae.errors import ArgumentError, StackedAEError, StoreExistsError
 from stackedae.estimators import StackedAutoEncoder
 from stackedae.memory import rows_per_portion
 from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import filter_montage, filters_of
 from stackedae.preprocessing import ContrastNormalizer
 from stackedae.storage import new_samples, open_samples
-from stackedae.stores import kind_of, refuse_existing
+from stackedae.stores import exists, kind_of, refuse_existing
 from stackedae.training import BATCHING, DTYPES, SOLVERS
 
 _ZOOM = 12
+
+_INTERRUPTED = 130
+"""Exit code of what Ctrl-C ended, as shells have it."""
 
 
 class _BadInput(click.ClickException):
@@ -43,8 +49,51 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click knows: who read our output has gone
         except (StackedAEError, OSError) as error:
             raise _BadInput(" ".join(str(error).split())) from error
+
+
+def _runs_on_workers(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say where a command computes."""
+    for option in (
+        click.option(
+            "--security",
+            is_flag=True,
+            help="Encrypt what the processes of --workers say to each other, and let nobody else "
+            "connect.",
+        ),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Compute on the cluster of this Dask scheduler; tls://… goes by what "
+            "distributed.comm.tls says.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            help="Compute in so many processes of this machine, which nobody outside can reach; "
+            "in threads if not given.",
+        ),
+    ):
+        command = option(command)
+
+    @functools.wraps(command)
+    def on_workers(
+        *arguments: Any, workers: int | None, scheduler: str | None, security: bool, **options: Any
+    ) -> None:
+        if (workers is not None and scheduler is not None) or (security and workers is None):
+            raise click.UsageError("--scheduler excludes --workers, and --security needs --workers")
+        cluster: Any = nullcontext()
+        if workers is not None:
+            cluster = local_workers(workers, encrypted=security)
+        elif scheduler is not None:
+            cluster = workers_of(scheduler)
+        with cluster:
+            command(*arguments, **options)
+
+    return on_workers
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -53,6 +102,11 @@ def _sizes(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.lower().split("x"))
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not like 8x8") from error
+
+
+def _interval(text: str) -> int | str:
+    """Read 30s, 5min or 10."""
+    return int(text) if text.isdecimal() else text
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -205,21 +259,56 @@ def extract(
     show_default=True,
     help="Of the first parameters.",
 )
+@click.option(
+    "--checkpoint", type=click.Path(), help="Store to write progress to, so that no work is lost."
+)
+@click.option(
+    "--checkpoint-every",
+    type=_interval,
+    metavar="TIME|N",
+    default="30s",
+    show_default=True,
+    help="How often: 30s, 5min, or a number of iterations.",
+)
+@click.option("--resume", is_flag=True, help="Go on from CHECKPOINT, if it is there.")
+@_runs_on_workers
 @click.option("--out", type=click.Path(), required=True, help="Model to write.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def fit(
-    patches: str, hidden: tuple[int, ...], out: str, overwrite: bool, **parameters: Any
+    patches: str,
+    hidden: tuple[int, ...],
+    out: str,
+    overwrite: bool,
+    resume: bool,
+    checkpoint: str | None,
+    **parameters: Any,
 ) -> None:
-    """Learn features of PATCHES, a store that extract wrote."""
-    refuse_existing(out, overwrite=overwrite)  # now, not after hours of work
+    """Learn features of PATCHES, a store that extract wrote.
+
+    Ctrl-C ends it with what was learned so far as the model, and a checkpoint if there is one: the
+    same command with --resume then goes on, and replaces the model.
+    """
+    if resume and checkpoint is None:
+        raise click.UsageError("--resume needs --checkpoint")
+    # Now, not after hours of work.
+    overwrite = overwrite or (resume and exists(out) and kind_of(out) == "model")
+    refuse_existing(out, overwrite=overwrite)
+    if checkpoint is not None and not resume and exists(checkpoint):
+        raise StoreExistsError(
+            f"{checkpoint} exists already; pass --resume to go on from it, or remove it."
+        )
     samples = open_patches(patches)
-    sae = StackedAutoEncoder(hidden, **parameters)
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        _bar("fit", sae.max_iter * len(hidden)) as advance,
-    ):
-        warnings.simplefilter("always", ConvergenceWarning)
-        sae.fit(samples, callback=lambda _: advance(1))
+    sae = StackedAutoEncoder(hidden, checkpoint=checkpoint, **parameters)
+    try:
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            _bar("fit", sae.max_iter * len(hidden)) as advance,
+        ):
+            warnings.simplefilter("always", ConvergenceWarning)
+            sae.fit(samples, callback=lambda _: advance(1))
+    except KeyboardInterrupt:
+        _tell_of_interruption(sae, out, overwrite, checkpoint)
+        raise SystemExit(_INTERRUPTED) from None
     for warning in caught:
         click.echo(f"Warning: {warning.message}", err=True)
     sae.save(out, overwrite=overwrite)
@@ -229,6 +318,7 @@ def fit(
 @main.command()
 @click.argument("model", type=click.Path())
 @click.argument("patches", type=click.Path())
+@_runs_on_workers
 @click.option("--out", type=click.Path(), required=True, help="Zarr store to write.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def transform(model: str, patches: str, out: str, overwrite: bool) -> None:
@@ -287,6 +377,9 @@ def info(path: str) -> None:
     if kind == "model":
         _describe_model(StackedAutoEncoder.load(path))
         return
+    if kind == "checkpoint":
+        _describe_checkpoint(path)
+        return
     samples: Any = open_samples(path, kind)
     click.echo(f"{kind}  {_describe(samples.shape, samples.dims, samples.dtype)}")
     click.echo(
@@ -311,6 +404,40 @@ def _describe_model(sae: StackedAutoEncoder) -> None:
     click.echo("parameters")
     for name, value in sae.get_params().items():
         click.echo(f"  {name}={value!r}")
+
+
+def _describe_checkpoint(path: str) -> None:
+    newest = read_checkpoint(path)
+    if newest is None:
+        click.echo("checkpoint  empty")
+        return
+    settings, progress = newest
+    click.echo(
+        f"checkpoint  {len(progress.layers)} layers trained, of "
+        f"{np.size(settings['hidden_layer_sizes'])}"
+    )
+    if progress.history:
+        last = progress.history[-1]
+        click.echo(
+            f"layer {last['layer']}  phase {last['phase']}, iteration {last['iteration']}, "
+            f"cost {last['cost']:.4g}"
+        )
+    for title, values in (("data", progress.data), ("parameters", settings)):
+        click.echo(title)
+        for name, value in values.items():
+            click.echo(f"  {name}={value!r}")
+
+
+def _tell_of_interruption(
+    sae: StackedAutoEncoder, out: str, overwrite: bool, checkpoint: str | None
+) -> None:
+    said = ["Interrupted."]
+    if hasattr(sae, "layers_"):
+        sae.save(out, overwrite=overwrite)
+        said.append(f"{out} has what was learned in {sae.n_iter_} iterations.")
+    if checkpoint is not None:
+        said.append("The same command with --resume goes on.")
+    click.echo(" ".join(said), err=True)
 
 
 def _architecture(sae: StackedAutoEncoder) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate, pairwise, repeat
 from typing import Any, Protocol, TypeVar, cast
@@ -27,6 +28,7 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 
 from stackedae.blas import one_blas_thread
+from stackedae.errors import ClusterError
 from stackedae.failures import explaining_failures
 
 T = TypeVar("T")
@@ -118,7 +120,7 @@ class OnCluster:
         """Threads of all workers."""
         client = active_client()
         # An adaptive cluster may have no workers yet.
-        return n_threads() if client is None else max(1, sum(client.nthreads().values()))
+        return n_threads() if client is None else max(1, sum(_threads_of(client).values()))
 
     def send(self, name: str, value: Any) -> Delayed:
         """Return the value as a task."""
@@ -166,15 +168,38 @@ class OnCluster:
         Left to itself the scheduler moves rows about whenever a worker seems to be less busy.
         """
         client = active_client()
-        threads = {} if client is None else client.nthreads()
-        if len(threads) < 2:
+        threads = {} if client is None else _threads_of(client)
+        if client is None or len(threads) < 2:
             return [None] * len(sizes)
+        client.register_plugin(_WishesEnd())
         borders = cut_in_proportion(sizes, list(threads.values()))
         return [
             worker
             for worker, (start, stop) in zip(threads, pairwise(borders), strict=True)
             for _ in range(start, stop)
         ]
+
+
+class _WishesEnd(distributed.SchedulerPlugin):
+    """Drops the wish of a task for a worker when there is no worker at all.
+
+    Dask 2026.8 would not run it on workers that come later: it waits for one of those wished for,
+    though others are allowed, and they may never come back.
+    """
+
+    name = "stackedae-wishes-end"
+    idempotent = True
+
+    async def start(self, scheduler: Any) -> None:
+        """Remember the scheduler."""
+        self.scheduler = scheduler
+
+    def transition(self, key: Any, start: str, finish: str, *_: Any, **__: Any) -> None:
+        """Look at tasks for which there is no worker."""
+        if finish == "no-worker":
+            task = self.scheduler.tasks[key]
+            if task.loose_restrictions:
+                task.worker_restrictions = set()
 
 
 def cut_in_proportion(sizes: Sequence[int], weights: Sequence[int]) -> list[int]:
@@ -203,20 +228,86 @@ def run_here(function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -
     return list(_pool(n_threads()).map(lambda each: run(*each), every))
 
 
-def capacity() -> float:
-    """Return the bytes of memory that the workers of the active scheduler have together.
+@dataclass(frozen=True)
+class Memory:
+    """What memory there is for tasks.
 
-    ``dask.config.set({"stackedae.memory": "10GB"})`` says so instead.
+    Parameters
+    ----------
+    n_threads : int
+        Of all workers together.
+    per_thread : float
+        Bytes that there are for each, on the worker that has the fewest.
+    where : str
+        Which that is.
     """
-    told = dask.config.get("stackedae.memory", None)
-    if told is not None:
-        return float(parse_bytes(told))
+
+    n_threads: int
+    per_thread: float
+    where: str
+
+    @property
+    def capacity(self) -> float:
+        """Bytes for rows that are shared out among the workers as their threads are.
+
+        ``dask.config.set({"stackedae.memory": "10GB"})`` says so instead.
+        """
+        told = dask.config.get("stackedae.memory", None)
+        return self.n_threads * self.per_thread if told is None else float(parse_bytes(told))
+
+
+def memory_of_workers() -> Memory:
+    """Return what memory the workers of the active scheduler have now; wait for a first one."""
     client = active_client()
     if client is None:
-        return float(min(psutil.virtual_memory().available, distributed.system.MEMORY_LIMIT))
+        n_bytes = min(psutil.virtual_memory().available, distributed.system.MEMORY_LIMIT)
+        return Memory(n_threads(), n_bytes / n_threads(), "this process")
     with explaining_failures():
         client.wait_for_workers(1)
-        return float(client.run_on_scheduler(_memory_limits))
+        workers = client.run_on_scheduler(_limits)
+    address, threads, limit = min(workers, key=lambda worker: worker[2] / worker[1])
+    return Memory(sum(worker[1] for worker in workers), limit / threads, address)
+
+
+@contextmanager
+def local_workers(n: int, *, encrypted: bool = False) -> Iterator[distributed.Client]:
+    """Start workers on this machine, with one thread each, to be used while inside.
+
+    They, the scheduler and its dashboard listen on the loopback interface only. Other users of the
+    machine can connect there all the same, unless connections are `encrypted`: then only who has
+    the certificates, which nobody but these processes ever sees.
+    """
+    security = distributed.Security.temporary() if encrypted else None
+    with (
+        distributed.LocalCluster(
+            n_workers=n,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            security=security,
+            preload=_IGNORE_CTRL_C,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+_IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+"""For workers, to which a terminal sends it too: the client ends them when it is done."""
+
+
+@contextmanager
+def workers_of(scheduler: str) -> Iterator[distributed.Client]:
+    """Use the workers of a scheduler while inside."""
+    try:
+        client = distributed.Client(scheduler)
+    except OSError as error:
+        raise ClusterError(
+            f"{scheduler}: no scheduler can be reached there ({error}); check the address, and "
+            "distributed.comm.tls if it expects certificates."
+        ) from error
+    with client:
+        yield client
 
 
 def describe_scheduler() -> dict[str, Any]:
@@ -224,7 +315,7 @@ def describe_scheduler() -> dict[str, Any]:
     client = active_client()
     if client is None:
         return {"kind": "threads", "threads": n_threads()}
-    threads = client.nthreads()
+    threads = _threads_of(client)
     return {
         "kind": "distributed",
         "address": client.scheduler_info()["address"],
@@ -239,6 +330,12 @@ def active_client() -> distributed.Client | None:
     return client if isinstance(client, distributed.Client) else None
 
 
+def _threads_of(client: distributed.Client) -> dict[str, int]:
+    """Return the threads of every worker."""
+    with explaining_failures():
+        return dict(client.nthreads())
+
+
 def n_threads() -> int:
     """Return the threads that Dask's threaded scheduler would use in this process."""
     if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
@@ -251,9 +348,12 @@ def _pool(n_workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_workers, thread_name_prefix="stackedae")
 
 
-def _memory_limits(dask_scheduler: Any) -> float:
+def _limits(dask_scheduler: Any) -> list[tuple[str, int, float]]:
     # A worker without a limit is not one without memory.
-    return sum(worker.memory_limit or math.inf for worker in dask_scheduler.workers.values())
+    return [
+        (address, worker.nthreads, worker.memory_limit or math.inf)
+        for address, worker in dask_scheduler.workers.items()
+    ]
 
 
 def _single_threaded(function: Callable[..., T], *arguments: Any) -> T:

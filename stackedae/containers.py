@@ -97,13 +97,20 @@ def cut_into_shards(X: Container, dtype: DTypeLike | None = None) -> Shards:
     d = n_columns(array)
     chunks = array.chunks[0] if isinstance(array, da.Array) else (len(array),)
     rows = shard_rows(chunks, rows_per_shard(len(array), d * stored.itemsize))
-    return Shards(_row_blocks(array, rows, stored), rows, d, stored)
+    blocks = _row_blocks(array, rows, stored)
+    return Shards(blocks, rows, d, stored, whole=not isinstance(blocks[0], StoredRows))
 
 
 def bytes_of_a_read(X: Container) -> int:
     """Return the bytes that one read of X takes from where it is stored: 0 if that is memory."""
     array = as_array(X)
     return int(array.nbytes) if isinstance(array, da.Array) else 0
+
+
+def bytes_of_a_chunk(X: Container) -> int:
+    """Return the bytes of the largest chunk of X: 0 if it is in memory."""
+    array = as_array(X)
+    return math.prod(array.chunksize) * array.dtype.itemsize if isinstance(array, da.Array) else 0
 
 
 def refuse_bad_rows(X: Container, shard_rows: Sequence[int], first_bad: Sequence[int]) -> None:

@@ -70,6 +70,10 @@ class ClusterError(StackedAEError, RuntimeError):
         return ClusterError(f"{self}. Training stood {whereabouts}.")
 
 
+class MemoryPlanError(StackedAEError, MemoryError):
+    """What would have to be in memory at once is more than there is."""
+
+
 class CheckpointError(StackedAEError, ValueError):
     """A checkpoint is of other data, other parameters or another version, or cannot be read."""
 

@@ -59,6 +59,9 @@ FEWEST_SAMPLED_ROWS = 16_384
 HELD_SHARE = 0.5
 """Share of the workers' memory for rows; the rest is for what tasks compute."""
 
+TASK_SHARE = 0.8
+"""Share of a worker's memory for what tasks compute where no rows are held: Dask pauses there."""
+
 CHUNK_BYTES = 8 * MIB
 """Size of the chunks that are written: large against a request, small against a shard."""
 
@@ -269,6 +272,46 @@ def is_worth_sampling(n_rows: int) -> bool:
     (False, True)
     """
     return n_rows >= FEWEST_SAMPLED_ROWS
+
+
+def bytes_per_task(
+    rows_at_a_time: int,
+    copies: int,
+    row_bytes: int,
+    chunk_bytes: int,
+    kept_bytes: int,
+    n_sums: int,
+    n_shards: int,
+) -> int:
+    """Return the memory that a task of an evaluation takes at most, beside rows that are held.
+
+    Parameters
+    ----------
+    rows_at_a_time, copies, row_bytes : int
+        Rows that are in memory at once, how often, and bytes of one.
+    chunk_bytes : int
+        Of a stored chunk, which is decoded as a whole.
+    kept_bytes : int
+        What else lives as long as the task, such as codes.
+    n_sums : int
+        Numbers that are summed up, in float64: for the task, and for each level of its tree.
+    n_shards : int
+        Shards of the task.
+
+    Examples
+    --------
+    >>> from stackedae.memory import MIB, bytes_per_task
+    >>> round(bytes_per_task(32_768, 4, 256, 0, 0, 8_000, 8) / MIB)
+    36
+    """
+    sums = 8 * n_sums * (2 + max(1, n_shards).bit_length())
+    rows = copies * rows_at_a_time * row_bytes + 2 * chunk_bytes
+    return rows + kept_bytes + sums + 4 * STACK_BYTES
+
+
+def bytes_of_solver(n_params: int) -> int:
+    """Return the memory that L-BFGS takes at most: 10 pairs of vectors, and 10 more, in float64."""
+    return 8 * n_params * 30
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,7 @@ class DaskObjective:
 
     @cached_property
     def _in_two_stages(self) -> bool:
-        cost, n_rows = self.cost, self.shards.n_rows
-        n_bytes = n_rows * (cost.n_features + cost.n_hidden) * np.dtype(np.float32).itemsize
-        return cost.sparsity_weight > 0 and is_worth_two_stages(n_bytes)
+        return needs_two_stages(self.cost, self.shards)
 
     def evaluate(self, params: Vector, sample: int) -> Evaluation:
         """Evaluate, and draw a sample from the same read of the rows.
@@ -218,6 +216,12 @@ class Visits:
 def belongs_here(cost: AutoEncoderCost, shards: Shards, share: float = 1.0) -> bool:
     """Say whether the client should work itself on rows, or on a share of them."""
     return runs_on_client(share * shards.n_bytes, share * cost.flops(shards.n_rows))
+
+
+def needs_two_stages(cost: AutoEncoderCost, shards: Shards) -> bool:
+    """Say whether an evaluation passes over rows twice, and keeps their codes meanwhile."""
+    row_bytes = (cost.n_features + cost.n_hidden) * np.dtype(np.float32).itemsize
+    return cost.sparsity_weight > 0 and is_worth_two_stages(shards.n_rows * row_bytes)
 
 
 def _summing(cost: AutoEncoderCost, params: Vector, rows: Array) -> Any:

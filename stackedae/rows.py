@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,29 +10,39 @@ from dataclasses import dataclass
 from functools import partial
 
 import dask
+import numpy as np
+import psutil
 
-from stackedae.cluster import active_client, capacity
+from stackedae.cluster import Memory, active_client, memory_of_workers
 from stackedae.containers import (
     Container,
+    bytes_of_a_chunk,
     bytes_of_a_read,
     cut_into_shards,
     refuse_bad_rows,
 )
 from stackedae.costs import AutoEncoderCost
-from stackedae.errors import DataError
+from stackedae.errors import DataError, MemoryPlanError
 from stackedae.layers import Layer, Stack
 from stackedae.layout import Vector
 from stackedae.memory import (
+    HELD_SHARE,
     MIB,
     SAMPLE_SHARE,
+    TASK_SHARE,
+    bytes_of_solver,
+    bytes_per_task,
     hold_or_stream,
     is_worth_sampling,
     place_features,
+    rows_per_portion_read,
 )
 from stackedae.moments import first_bad_row, survey_sums
-from stackedae.objective import belongs_here
+from stackedae.objective import belongs_here, needs_two_stages
 from stackedae.shards import Draw, Shards, each_alone
 from stackedae.storage import spill
+
+_LOGGER = logging.getLogger("stackedae")
 
 
 @dataclass(frozen=True)
@@ -114,14 +125,17 @@ def rows_of(X: Container, cost: AutoEncoderCost, dtype: str) -> Rows:
     dtype : {"float32", "float64"}
         Precision of the arithmetic.
     """
+    _refuse_too_many_parameters(cost)
     shards, n_bytes = cut_into_shards(X, dtype), bytes_of_a_read(X)
     if belongs_here(cost, shards):
         held, reason = True, f"{shards.n_bytes / MIB:.1f} MiB of rows are held by the client"
     elif not n_bytes and active_client() is None:
         held, reason = True, f"{shards.n_bytes / MIB:.0f} MiB of rows are in memory already"
     else:
-        decision = hold_or_stream(shards.n_bytes, capacity())
+        memory = memory_of_workers()
+        decision = hold_or_stream(shards.n_bytes, memory.capacity)
         held, reason = decision.held, decision.reason
+        refuse_unless_it_fits(shards, cost, bytes_of_a_chunk(X), memory, held=held)
     if held:
         shards = shards.hold(here=belongs_here(cost, shards))
 
@@ -138,6 +152,61 @@ def rows_of(X: Container, cost: AutoEncoderCost, dtype: str) -> Rows:
         bytes_per_read=0 if held else n_bytes,
         refuse=refuse,
     )
+
+
+def refuse_unless_it_fits(
+    shards: Shards, cost: AutoEncoderCost, chunk_bytes: int, memory: Memory, *, held: bool
+) -> None:
+    """Raise a `MemoryPlanError` if a task takes more memory than a worker has for it.
+
+    Parameters
+    ----------
+    shards : Shards
+        Rows, not held yet.
+    cost : AutoEncoderCost
+        What is to be minimised over them.
+    chunk_bytes : int
+        Of the largest chunk that they come from.
+    memory : Memory
+        What there is.
+    held : bool
+        Whether they will be held.
+    """
+    largest, row_bytes = max(shards.rows), shards.n_features * shards.dtype.itemsize
+    per_task = shards.shards_per_task
+    if held:
+        at_a_time, copies, share = largest, 3, 1 - HELD_SHARE
+    elif shards.whole:
+        at_a_time, copies, share = largest * per_task, 2, TASK_SHARE
+    else:
+        at_a_time, copies, share = min(largest, rows_per_portion_read(row_bytes)), 4, TASK_SHARE
+    codes = cost.n_hidden * np.dtype(np.float32).itemsize * largest * per_task
+    needed = bytes_per_task(
+        at_a_time,
+        copies,
+        row_bytes,
+        chunk_bytes,
+        codes if needs_two_stages(cost, shards) else 0,
+        cost.sums_layout.size,
+        per_task,
+    )
+    there = share * memory.per_thread
+    _LOGGER.info(
+        "%d shards of %d rows at most, %d to a task; a task takes up to %.0f MiB of %.0f",
+        len(shards.rows),
+        largest,
+        per_task,
+        needed / MIB,
+        there / MIB,
+    )
+    if needed > there:
+        raise MemoryPlanError(
+            f"A task would take up to {needed / MIB:.0f} MiB ({at_a_time} rows of {row_bytes} "
+            f"bytes {copies} times, chunks of {chunk_bytes / MIB:.0f} MiB, "
+            f"{cost.sums_layout.size} sums), and {memory.where} has {there / MIB:.0f} MiB for each "
+            "of its threads; start workers with more memory or fewer threads, or write smaller "
+            "chunks."
+        )
 
 
 def features_of(
@@ -158,6 +227,7 @@ def features_of(
     scratch : ExitStack
         Removes what is spilled when it is closed.
     """
+    _refuse_too_many_parameters(cost)
     dtype = layer.params.dtype
     features = rows.shards.map(
         Stack.encode,
@@ -168,14 +238,15 @@ def features_of(
     )
     place, reason, folder = "held", "they are held by the client as their input is", None
     if not rows.shards.here:
-        folder = _scratch_folder()
+        folder, memory = _scratch_folder(), memory_of_workers()
+        refuse_unless_it_fits(features, cost, 0, memory, held=False)
         decision = place_features(
             features.n_bytes,
             held_bytes=rows.shards.n_bytes if rows.shards.held else 0,
             read_bytes=rows.bytes_per_read,
             flops=2.0 * layer.cost.n_features * layer.cost.n_hidden * features.n_rows,
             n_evaluations=n_evaluations,
-            capacity=capacity(),
+            capacity=memory.capacity,
             may_spill=folder is not None,
         )
         place, reason = decision.place, decision.reason
@@ -197,6 +268,16 @@ def features_of(
         }[place],
         refuse=partial(_refuse_features, layer),
     )
+
+
+def _refuse_too_many_parameters(cost: AutoEncoderCost) -> None:
+    needed, there = bytes_of_solver(cost.layout.size), psutil.virtual_memory().available
+    if needed > there:
+        raise MemoryPlanError(
+            f"A layer of {cost.n_hidden} hidden units on {cost.n_features} features has "
+            f"{cost.layout.size} parameters, and its solver takes {needed / MIB:.0f} MiB on the "
+            f"client, which has {there / MIB:.0f}; pass fewer hidden units, or smaller patches."
+        )
 
 
 def _scratch_folder() -> str | None:

@@ -17,7 +17,7 @@ from stackedae.arrays import Scratch
 from stackedae.cluster import Here, OnCluster, Place, Runner
 from stackedae.layout import Array, Vector
 from stackedae.malloc import return_freed_memory
-from stackedae.memory import halvings, n_tasks, rows_per_shard
+from stackedae.memory import MAX_SHARD_BYTES, halvings, n_tasks, rows_per_shard
 
 T = TypeVar("T")
 
@@ -110,6 +110,8 @@ class Shards:
         Whether the client has the rows and works on them itself.
     places : sequence of str or None
         Workers that hold the shards; None: nobody in particular.
+    whole : bool
+        Whether all rows of a shard come at once where they are not held, and not in portions.
     """
 
     blocks: Sequence[Any]
@@ -119,6 +121,7 @@ class Shards:
     held: bool = False
     here: bool = False
     places: Sequence[Place] | None = None
+    whole: bool = True
 
     @property
     def n_rows(self) -> int:
@@ -182,7 +185,8 @@ class Shards:
         """
         run, sent = self._runner, self._send(arguments, name)
         blocks = [run.call(name, MappedRows, function, *sent, block) for block in self.blocks]
-        return Shards(blocks, self.rows, n_features, np.dtype(dtype), here=self.here)
+        dtype = np.dtype(dtype)
+        return Shards(blocks, self.rows, n_features, dtype, here=self.here, whole=self.whole)
 
     def sum(self, begin: Begin, *arguments: Any, name: str) -> Vector:
         """Return the sum over shards of what ``begin(*arguments, rows)`` sums, in a fixed tree.
@@ -278,9 +282,17 @@ class Shards:
         parts = self._calls(partial(_on_each, function), (), name, self._branches(), *each)
         return tuple(value for part in self._runner.compute(*parts) for value in part)
 
+    @property
+    def shards_per_task(self) -> int:
+        """Shards that a task takes, at most."""
+        return max(stop - start for start, stop in self._branches())
+
     def _branches(self) -> list[tuple[int, int]]:
         """Return which shards each task is to take."""
-        return halvings(len(self.rows), n_tasks(self.n_bytes, self._runner.n_threads))
+        tasks = n_tasks(self.n_bytes, self._runner.n_threads)
+        if self.whole and not self.held:  # all of a task's shards are in memory before it begins
+            tasks = max(tasks, -(-self.n_bytes // MAX_SHARD_BYTES))
+        return halvings(len(self.rows), tasks)
 
     def _tree(self, branches: Sequence[tuple[int, int]], sums: Sequence[Any]) -> Any:
         return _tree(self._runner, dict(zip(branches, sums, strict=True)), 0, len(self.rows))

@@ -3,7 +3,7 @@ import distributed
 import numpy as np
 import psutil
 
-from stackedae.cluster import OnCluster, capacity, cut_in_proportion
+from stackedae.cluster import OnCluster, cut_in_proportion, memory_of_workers
 
 
 def test_memory_of_the_workers(cluster):
@@ -11,15 +11,18 @@ def test_memory_of_the_workers(cluster):
         lambda dask_scheduler: [w.memory_limit for w in dask_scheduler.workers.values()]
     )
     with cluster.as_current():
-        assert capacity() == sum(limits)
+        memory = memory_of_workers()
+        assert memory.capacity == sum(limits)
+        assert memory.per_thread == min(limits)
+        assert memory.where.startswith("tcp://127.0.0.1")
         with dask.config.set({"stackedae.memory": "2GB"}):
-            assert capacity() == 2e9
-    assert 0 < capacity() <= psutil.virtual_memory().total
+            assert memory_of_workers().capacity == 2e9
+    assert 0 < memory_of_workers().capacity <= psutil.virtual_memory().total
 
 
 def test_workers_without_a_limit_are_not_workers_without_memory():
     with distributed.Client(processes=False, memory_limit=0, dashboard_address=None):
-        assert capacity() == np.inf
+        assert memory_of_workers().capacity == np.inf
 
 
 def test_shares_are_runs_in_proportion_to_threads(cluster):

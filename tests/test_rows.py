@@ -67,7 +67,8 @@ def test_what_was_decided_is_logged(stored, caplog):
     lazy = da.from_array(stored[:], chunks=(3000, -1))
     with caplog.at_level(logging.INFO, "stackedae"), dask.config.set({"stackedae.memory": "1MB"}):
         fitted(lazy)
-    first, second = (record.getMessage() for record in caplog.records)
+    first, plan, second = (record.getMessage() for record in caplog.records)
+    assert plan.startswith("7 shards of 3000 rows at most, ")
     assert first == (
         "layer 0: 5 MiB of rows do not fit into half of 1 MiB of memory: "
         "streamed, read again by every evaluation"
