@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ from stackedae.persistence import (
     take_history,
     take_layers,
 )
-from stackedae.progress import Progress, Stage
+from stackedae.progress import STAGES, Progress, Stage
 from stackedae.solvers import SolverState, Status
 from stackedae.solvers.state import Pair
 from stackedae.stores import (
@@ -95,8 +95,8 @@ class Checkpoint:
         """
         if not exists(self.store):
             return None
-        self.number = max(_numbers(self.store), default=0)
         newest = read_checkpoint(self.store)
+        self.number = max(_numbers(self.store), default=0)
         if newest is None:
             return None
         settings, progress = newest
@@ -271,19 +271,31 @@ def _taken(document: Document) -> tuple[dict[str, Any], Progress]:
         if values["now"] is not None:
             now = values["now"]
             cost = AutoEncoderCost(**now["cost"])
-            stage = Stage(**{**now["stage"], "norms": tuple(map(tuple, now["stage"]["norms"]))})
             progress = replace(
                 progress,
-                visits=Visits(**now["visits"]),
+                visits=Visits(**{name: int(n) for name, n in now["visits"].items()}),
                 cost=cost,
-                stage=stage,
+                stage=_taken_stage(**now["stage"]),
                 state=_taken_state(document, cost, now["state"]),
             )
         document.refuse_others()
         return dict(values["settings"]), progress
 
 
-_NUMBERS = ("iteration", "n_evaluations", "step_length", "damping", "curvature", "failures")
+def _taken_stage(name: str, until: int, n_rows: int, norms: Sequence[Sequence[float]]) -> Stage:
+    if name not in STAGES:
+        raise ValueError(f"there is no stage {name!r}")
+    return Stage(name, int(until), int(n_rows), tuple((float(a), float(b)) for a, b in norms))
+
+
+_NUMBERS: dict[str, Any] = {
+    "iteration": int,
+    "n_evaluations": int,
+    "failures": int,
+    "step_length": float,
+    "damping": float,
+    "curvature": float,
+}
 
 
 def _written_state(state: SolverState) -> tuple[dict[str, Any], Named]:
@@ -320,18 +332,18 @@ def _taken_state(
     size, curvatures = cost.layout.size, values["curvatures"]
     s, y = (document.take(f"state/{name}", (len(curvatures), size)) for name in ("s", "y"))
     evaluation = Evaluation(
-        cost=values["cost"],
+        cost=float(values["cost"]),
         gradient=document.take("state/gradient", (size,)),
-        terms=dict(values["terms"]),
+        terms={str(name): float(term) for name, term in values["terms"].items()},
         means={k: document.take(f"state/mean/{k}", (None,)) for k in values["means"]},
-        n_rows=values["n_rows"],
-        gradient_variance=values["gradient_variance"],
+        n_rows=int(values["n_rows"]),
+        gradient_variance=float(values["gradient_variance"]),
     )
     return SolverState(
         params=document.take("state/params", (size,)),
         evaluation=evaluation,
-        costs=tuple(values["costs"]),
-        pairs=tuple(Pair(*each) for each in zip(s, y, curvatures, strict=True)),
+        costs=tuple(map(float, values["costs"])),
+        pairs=tuple(Pair(*each) for each in zip(s, y, map(float, curvatures), strict=True)),
         status=Status[values["status"]],
-        **{name: values[name] for name in _NUMBERS},
+        **{name: kind(values[name]) for name, kind in _NUMBERS.items()},
     )

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import stat
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -125,7 +126,8 @@ def read_document(store: StoreLike, kind: str) -> Document:
     """
     name = shown(store)
     root: Any = open_store(_guarded(store), kind)
-    with refusing_nonsense(name, kind):
+    with refusing_nonsense(name, kind), warnings.catch_warnings():
+        warnings.simplefilter("error")  # Zarr passes over what it does not know, and warns
         attributes = root.attrs.asdict()
         values = attributes[kind]
         if not isinstance(values, dict) or attributes[MARKER].get("crc32") != _checksum(values):

@@ -20,11 +20,12 @@ def explaining_failures() -> Iterator[None]:
     try:
         yield
     except KilledWorker as error:
+        died = error.allowed_failures + 1
         raise ClusterError(
-            f"{_work(error.task)}: {error.allowed_failures + 1} workers died over it, the last of "
-            f"them {error.last_worker.address}. If that was for lack of memory (their logs say), "
-            "start workers with more of it or fewer threads, or write smaller chunks; if machines "
-            "come and go, raise distributed.scheduler.allowed-failures"
+            f"{_work(error.task)}: {died} {'worker' if died == 1 else 'workers'} died over it, the "
+            f"last of them {error.last_worker.address}. If that was for lack of memory (their logs "
+            "say), start workers with more of it or fewer threads, or write smaller chunks; if "
+            "machines come and go, raise distributed.scheduler.allowed-failures"
         ) from error
     except (NoWorkerError, NoValidWorkerError) as error:
         raise ClusterError(

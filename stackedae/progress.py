@@ -19,6 +19,9 @@ Record = dict[str, Any]
 """What `history_` says of one iteration."""
 
 
+STAGES = ("growing", "surrogate", "full")
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stretch of the training of a layer: which solver, over which rows, for how long.

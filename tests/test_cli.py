@@ -1,15 +1,21 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 
+import dask
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 from click.testing import CliRunner
+from distributed import Client
 from skimage.io import imread, imsave
 
-from stackedae import StackedAutoEncoder, open_patches
+from stackedae import StackedAutoEncoder, extract_patches, open_patches
 from stackedae.cli import main
+from stackedae.cluster import local_workers
 
 
 def run(*arguments):
@@ -133,3 +139,80 @@ def test_the_command_is_installed():
         check=True,
     )
     assert done.stdout.startswith("stackedae, version 0.1.0")
+
+
+FIT = ["fit", "patches.zarr", "--hidden", 4, "--max-iter", 6, "--tol", 0, "--out", "model.zarr"]
+
+
+@pytest.fixture
+def patches():
+    images = np.random.default_rng(0).random((3, 40, 40))
+    extract_patches(images, (6, 6), 3_000, store="patches.zarr", rng=0)
+
+
+@pytest.mark.usefixtures("patches")
+def test_a_fit_goes_on_where_it_stood():
+    options = ["--checkpoint", "run.zarr", "--checkpoint-every", 2]
+    assert run(*FIT, *options, "--resume").exit_code == 0  # there is none yet
+    first = StackedAutoEncoder.load("model.zarr")
+    result = run("info", "run.zarr")
+    assert "checkpoint  1 layers trained, of 1" in result.output
+    assert "iteration 6" in result.output
+    result = run(*FIT, *options, "--overwrite")
+    assert result.exit_code == 2
+    assert "run.zarr exists already; pass --resume to go on from it" in result.output
+    assert run(*FIT, *options, "--resume").exit_code == 0
+    again = StackedAutoEncoder.load("model.zarr")
+    assert (again.components_ == first.components_).all()
+    for words, message in (
+        (["--resume"], "--resume needs --checkpoint"),
+        (["--security"], "--security needs --workers"),
+        (["--workers", 2, "--scheduler", "tcp://127.0.0.1:1"], "--scheduler excludes --workers"),
+    ):
+        result = run(*FIT, "--overwrite", *words)
+        assert result.exit_code == 2
+        assert message in result.output
+
+
+@pytest.mark.usefixtures("patches")
+def test_ctrl_c_leaves_a_model_and_a_checkpoint():
+    code = "import sys; from stackedae.cli import main; main(sys.argv[1:])"
+    options = [*map(str, FIT), "--max-iter", "100000", "--checkpoint", "run.zarr"]
+    words = [sys.executable, "-c", code, *options]
+    fit = subprocess.Popen(words, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    while not os.path.exists("run.zarr/00000001"):
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(fit.pid, signal.SIGINT)
+    said = fit.communicate(timeout=30)[1]
+    assert fit.returncode == 130, said
+    assert "Interrupted. model.zarr has what was learned in" in said
+    assert "The same command with --resume goes on." in said
+    assert StackedAutoEncoder.load("model.zarr").layers_[0].status.name == "INTERRUPTED"
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_workers_of_the_terminal_are_for_nobody_else(encrypted):
+    with local_workers(1, encrypted=encrypted) as client:
+        addresses = {
+            connection.laddr.ip
+            for process in (psutil.Process(), *psutil.Process().children(recursive=True))
+            for connection in process.net_connections()
+            if connection.status == "LISTEN"
+        }
+        assert addresses == {"127.0.0.1"}
+        address = client.scheduler_info()["address"]
+        assert address.startswith("tls://127" if encrypted else "tcp://127")
+        if encrypted:
+            stranger = address.replace("tls://", "tcp://")
+            with pytest.raises(OSError, match=r"Timed out|refused|closed"):
+                Client(stranger, timeout="2s")
+            assert client.submit(sum, [1, 2]).result() == 3
+
+
+@pytest.mark.usefixtures("patches")
+def test_a_scheduler_that_is_not_there_is_named():
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        result = run(*FIT, "--scheduler", "tcp://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "tcp://127.0.0.1:1: no scheduler can be reached there" in result.output

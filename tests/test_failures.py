@@ -276,9 +276,9 @@ def test_a_task_that_kills_its_workers(stored, undisturbed):
     with workers(1, none_allowed) as client, dask.config.set(none_allowed):
         act = at(3, lambda: threading.Timer(0.01, lambda: kill(client)).start())
         message = (
-            r"stackedae-[a-z-]+( of shards? \d[\d to]*)?: 1 workers died over it, the last of them "
-            r"tcp://127.*more memory.*Training stood in layer 0, phase 'full', after iteration \d+;"
-            r" fit again to go on from the checkpoint run\.zarr"
+            r"stackedae-[a-z-]+( of shards? \d[\d to]*)?: 1 worker died over it, the last of them "
+            r"tcp://127.*for lack of memory.*Training stood in layer 0, phase 'full', after "
+            r"iteration \d+; fit again to go on from the checkpoint run\.zarr"
         )
         with pytest.raises(ClusterError, match=message) as caught:
             fit(stored, act, batching="full", checkpoint="run.zarr")
@@ -312,13 +312,18 @@ def test_the_scheduler_dies(stored, undisturbed):
     import sys
 
     scheduler = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port"]
-        + ["0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", "scheduler.json"],
+        [
+            *(sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"),
+            *("--port", "0", "--dashboard-address", "127.0.0.1:0"),
+            *("--scheduler-file", "scheduler.json"),
+        ],
         stderr=subprocess.DEVNULL,
     )
     worker = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", "scheduler.json"]
-        + ["--nthreads", "1", "--no-dashboard", "--death-timeout", "5"],
+        [
+            *(sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1"),
+            *("--scheduler-file", "scheduler.json", "--no-dashboard", "--death-timeout", "5"),
+        ],
         stderr=subprocess.DEVNULL,
     )
     try:

@@ -5,8 +5,11 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from distributed import Client
 
 from stackedae import StackedAutoEncoder
+from stackedae.containers import cut_into_shards
+from stackedae.errors import MemoryPlanError
 from stackedae.memory import MIB, hold_or_stream, place_features
 
 
@@ -67,8 +70,9 @@ def test_what_was_decided_is_logged(stored, caplog):
     lazy = da.from_array(stored[:], chunks=(3000, -1))
     with caplog.at_level(logging.INFO, "stackedae"), dask.config.set({"stackedae.memory": "1MB"}):
         fitted(lazy)
-    first, plan, second = (record.getMessage() for record in caplog.records)
-    assert plan.startswith("7 shards of 3000 rows at most, ")
+    messages = [record.getMessage() for record in caplog.records]
+    first, second = (message for message in messages if message.startswith("layer"))
+    assert " rows at most, " in messages[0]
     assert first == (
         "layer 0: 5 MiB of rows do not fit into half of 1 MiB of memory: "
         "streamed, read again by every evaluation"
@@ -105,3 +109,33 @@ def test_features_go_where_they_cost_least(settings, place):
     placement = place_features(**{**usual, **settings})
     assert placement.place == place
     assert "MiB" in placement.reason
+
+
+@pytest.mark.usefixtures("on_workers")
+def test_what_no_worker_can_hold_is_refused_before_work_begins():
+    told = []
+    rows = da.zeros((40_000, 1000), dtype=np.float32, chunks=(20_000, -1))
+    # Its memory is on paper, and nobody is to be paused for being above it.
+    keys = ("target", "spill", "pause", "terminate")
+    unwatched = {f"distributed.worker.memory.{key}": False for key in keys}
+    with (
+        dask.config.set(unwatched),
+        Client(processes=False, n_workers=1, memory_limit="100MB", dashboard_address=None),
+    ):
+        with pytest.raises(
+            MemoryPlanError,
+            match=r"A task would take up to \d+ MiB \(\d+ rows of 4000 bytes .* more memory",
+        ):
+            StackedAutoEncoder(5, max_iter=1).fit(rows, callback=told.append)
+        with pytest.raises(MemoryPlanError, match=r"1000000000 hidden units on 1000 features"):
+            StackedAutoEncoder(10**9, max_iter=1).fit(rows)
+    assert not told
+
+
+def test_rows_that_come_whole_come_in_small_tasks(monkeypatch):
+    computed = cut_into_shards(da.random.random((400_000, 4), chunks=(500, 4)) + 1)
+    assert computed.whole
+    with dask.config.set(num_workers=1):
+        assert computed.shards_per_task == len(computed.rows) > 4
+        monkeypatch.setattr("stackedae.shards.MAX_SHARD_BYTES", computed.n_bytes // 4)
+        assert computed.shards_per_task <= len(computed.rows) / 4 + 1

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import zarr
@@ -109,6 +110,65 @@ class Unreachable(zarr.storage.MemoryStore):
         if Unreachable.down:
             raise ConnectionError("no route to host")
         return await super().get(*arguments, **options)
+
+
+class Flaky(zarr.storage.MemoryStore):
+    failures = 0  # that are still to come; of the class, because Zarr makes read-only copies
+    error = ConnectionError
+
+    async def get(self, key, *arguments, **options):
+        if "/c/" in key and Flaky.failures:
+            Flaky.failures -= 1
+            raise Flaky.error(f"the line went dead at {key}")
+        return await super().get(key, *arguments, **options)
+
+
+@pytest.fixture
+def flaky():
+    store = Flaky()
+    image = np.random.default_rng(0).random((30, 30))
+    extract_patches(image, (4, 4), 100, store=store, chunks=10, rng=0)
+    yield store
+    Flaky.failures, Flaky.error = 0, ConnectionError
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_an_error_that_passes_is_waited_out(flaky, caplog, failures):
+    expected = StackedAutoEncoder(2, max_iter=2, tol=0, random_state=0).fit(open_patches(flaky))
+    with dask.config.set({"stackedae.read.wait": "1ms"}):
+        patches = open_patches(flaky)
+        Flaky.failures = failures
+        fitted = StackedAutoEncoder(2, max_iter=2, tol=0, random_state=0).fit(patches)
+    assert (fitted.components_ == expected.components_).all()
+    assert caplog.text.count("the line went dead") >= 1
+
+
+def test_an_error_that_stays_names_store_and_chunk(flaky):
+    with dask.config.set({"stackedae.read.wait": "1ms", "stackedae.read.retries": 2}):
+        patches = open_patches(flaky)
+        Flaky.failures = 10**6
+        message = (
+            r"memory://.*: chunk patches/c/\d/0/0 cannot be read, in 3 attempts \(the line went"
+        )
+        with pytest.raises(StoreError, match=message):
+            StackedAutoEncoder(2, max_iter=1).fit(patches)
+
+
+def test_what_is_damaged_is_not_tried_again(flaky):
+    Flaky.error = ValueError
+    patches = open_patches(flaky)  # would wait for seconds
+    Flaky.failures = 10**6
+    with pytest.raises(DamagedChunkError, match=r"chunk patches/c/\d/0/0 cannot be read"):
+        patches[:10].compute()
+
+
+def test_a_chunk_of_bytes_that_is_missing_is_noticed():
+    image = np.random.default_rng(0).integers(0, 255, (30, 30), dtype=np.uint8)
+    extract_patches(image, (4, 4), 100, store="b.zarr", chunks=10, dtype="uint8", rng=0)
+    patches = open_patches("b.zarr")
+    os.remove("b.zarr/patches/c/7/0/0")
+    with pytest.raises(DamagedChunkError, match="chunk patches/c/7/0/0 is missing"):
+        patches.compute()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
