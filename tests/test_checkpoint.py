@@ -330,3 +330,13 @@ def test_killed_while_writing(X, undisturbed, call, n):
     assert killed.returncode == -signal.SIGKILL
     assert_same(estimator(checkpoint_every=1).fit(X), undisturbed())
     assert not [name for name in os.listdir(RUN) if name.startswith(".")]
+
+
+@pytest.mark.long
+def test_clients_killed_at_random_moments():
+    script = Path(__file__).parents[1] / "benchmarks/faults.py"
+    words = [sys.executable, script, "--only", "clients", "--kills", "15", "--seed", "2"]
+    ran = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=300)
+    print(ran.stdout)
+    assert ran.returncode == 0
+    assert "went on to the same bits" in ran.stdout
