@@ -83,7 +83,7 @@ def undisturbed(X):
 )
 def test_it_goes_on_from_anywhere(X, undisturbed, settings):
     whole = undisturbed(**settings)
-    for n in range(1, whole.n_iter_ + 1, 5):
+    for n in range(1, whole.n_iter_ + 1, 9):
         shutil.rmtree(RUN, ignore_errors=True)
         begun(X, n, checkpoint_every="1h", **settings)
         assert_same(estimator(**settings).fit(X), whole)
@@ -314,6 +314,7 @@ StackedAutoEncoder((5, 3), max_iter=6, tol=0, random_state=0, checkpoint="run.za
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("call", "n"),
     [("Path:rename", 1), ("Path:rename", 4), ("os:fsync", 1), ("os:fsync", 70), ("os:rmdir", 9)],
