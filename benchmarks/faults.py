@@ -136,7 +136,7 @@ def workers(kills: int, seed: int) -> bool:
 
 def flat(kills: int, seed: int) -> bool:
     """Watch tasks and memory over 500 iterations."""
-    X, process = rows(100_000, 64), psutil.Process()
+    X, process = rows(300_000, 64), psutil.Process()  # too many for the client alone
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
@@ -177,7 +177,7 @@ def overhead(kills: int, seed: int) -> bool:
     try:
         began = time.perf_counter()
         StackedAutoEncoder(
-            196, max_iter=60, tol=0, random_state=0, checkpoint=f"{folder}/run.zarr"
+            196, max_iter=30, tol=0, random_state=0, checkpoint=f"{folder}/run.zarr"
         ).fit(X)
         took = time.perf_counter() - began
     finally:
