@@ -9,6 +9,7 @@ passed over for the one before.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import time
@@ -21,7 +22,16 @@ import zarr
 from dask.utils import parse_timedelta
 
 from stackedae.costs import AutoEncoderCost
-from stackedae.documents import Document, read_document, refusing_nonsense, write_document
+from stackedae.documents import (
+    Document,
+    guarded,
+    made_of,
+    names_in,
+    plain,
+    read_document,
+    refusing_nonsense,
+    write_document,
+)
 from stackedae.errors import ArgumentError, CheckpointError, StoreError
 from stackedae.evaluation import Evaluation
 from stackedae.objective import Visits
@@ -56,7 +66,7 @@ MOST_OVERHEAD = 0.01
 """Share of the time that writing may take, if checkpoints are wanted by time."""
 
 _LOGGER = logging.getLogger("stackedae")
-_GENERATION = re.compile(r"\d{8}")
+_GENERATION = re.compile(r"[0-9]{8}")
 
 
 class Checkpoint:
@@ -175,7 +185,6 @@ def read_checkpoint(store: StoreLike) -> tuple[dict[str, Any], Progress] | None:
     CheckpointError
         If what was written last is damaged, and what was written before as well.
     """
-    open_store(store, KIND)
     damage: list[StoreError] = []
     for number in reversed(_numbers(store)):
         try:
@@ -198,10 +207,10 @@ def _generation(store: StoreLike, number: int) -> StoreLike:
 def _numbers(store: StoreLike) -> list[int]:
     """Return the numbers of what was written, ascending."""
     path = local_path(store)
-    if path is not None:
-        names = [entry.name for entry in path.iterdir()]
-    else:
-        names = list(zarr.open_group(store, mode="r").group_keys())
+    with refusing_nonsense(shown(store), KIND):
+        group = open_store(guarded(store, KIND), KIND)
+        # A damaged group has a number, too.
+        names = names_in(group) if path is None else os.listdir(path)
     return sorted(int(name) for name in names if _GENERATION.fullmatch(name))
 
 
@@ -260,32 +269,44 @@ def _written(progress: Progress) -> tuple[dict[str, Any], Named]:
 def _taken(document: Document) -> tuple[dict[str, Any], Progress]:
     """Return the settings and the progress that a document holds."""
     with refusing_nonsense(document.store, KIND):
-        values = document.values
+        values, layers = document.values, take_layers(document)
+        settings, now = dict(values["settings"]), values["now"]
+        costs = [layer.cost for layer in layers]
+        if now is not None:
+            costs.append(made_of(AutoEncoderCost, now["cost"]))
         progress = Progress(
-            seed=int(values["seed"]),
+            seed=plain(int, values["seed"]),
             data=dict(values["data"]),
-            runs=tuple(values["runs"]),
-            layers=tuple(take_layers(document)),
-            history=take_history(document),
+            runs=tuple(map(dict, values["runs"])),
+            layers=tuple(layers),
+            history=take_history(document, len(costs)),
         )
-        if values["now"] is not None:
-            now = values["now"]
-            cost = AutoEncoderCost(**now["cost"])
+        if now is not None:
             progress = replace(
                 progress,
-                visits=Visits(**{name: int(n) for name, n in now["visits"].items()}),
-                cost=cost,
+                visits=made_of(Visits, now["visits"]),
+                cost=costs[-1],
                 stage=_taken_stage(**now["stage"]),
-                state=_taken_state(document, cost, now["state"]),
+                state=_taken_state(document, costs[-1], now["state"]),
             )
         document.refuse_others()
-        return dict(values["settings"]), progress
+        _compare_sizes(costs, progress.data, settings["hidden_layer_sizes"])
+        return settings, progress
+
+
+def _compare_sizes(costs: Sequence[AutoEncoderCost], data: Mapping[str, Any], hidden: Any) -> None:
+    """Raise a `ValueError` if layers do not fit on the data, on each other, and what is asked."""
+    sizes = [data["n_features"] if costs else 0, *(cost.n_hidden for cost in costs)]
+    asked = sizes[1:] if hidden is None else np.ravel(hidden).tolist()  # None: JSON could not say
+    if [cost.n_features for cost in costs] != sizes[:-1] or asked[: len(costs)] != sizes[1:]:
+        raise ValueError("the layers have other sizes than they should")
 
 
 def _taken_stage(name: str, until: int, n_rows: int, norms: Sequence[Sequence[float]]) -> Stage:
     if name not in STAGES:
         raise ValueError(f"there is no stage {name!r}")
-    return Stage(name, int(until), int(n_rows), tuple((float(a), float(b)) for a, b in norms))
+    seen = tuple((plain(float, a), plain(float, b)) for a, b in norms)
+    return Stage(name, plain(int, until), plain(int, n_rows), seen)
 
 
 _NUMBERS: dict[str, Any] = {
@@ -332,18 +353,21 @@ def _taken_state(
     size, curvatures = cost.layout.size, values["curvatures"]
     s, y = (document.take(f"state/{name}", (len(curvatures), size)) for name in ("s", "y"))
     evaluation = Evaluation(
-        cost=float(values["cost"]),
+        cost=plain(float, values["cost"]),
         gradient=document.take("state/gradient", (size,)),
-        terms={str(name): float(term) for name, term in values["terms"].items()},
-        means={k: document.take(f"state/mean/{k}", (None,)) for k in values["means"]},
-        n_rows=int(values["n_rows"]),
-        gradient_variance=float(values["gradient_variance"]),
+        terms={name: plain(float, term) for name, term in values["terms"].items()},
+        means={k: document.take(f"state/mean/{k}", (cost.n_hidden,)) for k in values["means"]},
+        n_rows=plain(int, values["n_rows"]),
+        gradient_variance=plain(float, values["gradient_variance"]),
     )
     return SolverState(
         params=document.take("state/params", (size,)),
         evaluation=evaluation,
-        costs=tuple(map(float, values["costs"])),
-        pairs=tuple(Pair(*each) for each in zip(s, y, map(float, curvatures), strict=True)),
+        costs=tuple(plain(float, each) for each in values["costs"]),
+        pairs=tuple(
+            Pair(of_s, of_y, plain(float, curvature))
+            for of_s, of_y, curvature in zip(s, y, curvatures, strict=True)
+        ),
         status=Status[values["status"]],
-        **{name: kind(values[name]) for name, kind in _NUMBERS.items()},
+        **{name: plain(kind, values[name]) for name, kind in _NUMBERS.items()},
     )

@@ -10,33 +10,39 @@ import json
 import math
 import os
 import stat
-import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 import zarr
+from fsspec.archive import AbstractArchiveFileSystem  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, StorePath, WrapperStore, ZipStore
 
 from stackedae.errors import DamagedChunkError, StackedAEError, StoreError
 from stackedae.stores import MARKER, StoreLike, local_path, new_store, open_store, shown
 
-MOST_JSON_BYTES = 2 * 2**20
-"""Of one file of metadata: parsed, JSON takes up to 24 times as much memory."""
+MOST_JSON_BYTES = 4 * 2**20
+"""Of all metadata of a store: parsed, JSON takes up to 24 times as much memory."""
 
 MOST_FILES = 10_000
 """In one store."""
 
-_DTYPES = ("float64", "float32", "int64")
+_DTYPES = ("float64", "float32")
 
 _CODECS = ("bytes", "crc32c")
 """Numbers as they are, and a checksum: what is stored is as long as what is read."""
+
+_CHECKSUM_BYTES = 4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,20 @@ class Document:
     arrays: dict[str, np.ndarray[Any, Any]]
 
     def take(
-        self, name: str, shape: tuple[int | None, ...], *, finite: bool = True
+        self,
+        name: str,
+        shape: tuple[int | None, ...],
+        *,
+        dtype: str | None = "float64",
+        finite: bool = True,
     ) -> np.ndarray[Any, Any]:
-        """Return an array, which must have this shape (None: any length), and forget it.
+        """Return an array, which must have this shape and dtype (None: any), and forget it.
 
         Raises
         ------
         StoreError
-            If it is not there, has another shape, or holds NaN or infinity but should be `finite`.
+            If it is not there, has another shape or dtype, or holds NaN or infinity but should be
+            `finite`.
         """
         array = self.arrays.pop(name, None)
         if array is None:
@@ -74,6 +86,8 @@ class Document:
             wanted not in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
         ):
             raise StoreError(f"{self.store}: {name!r} has shape {array.shape}, not {shape}.")
+        if dtype not in (None, array.dtype):
+            raise StoreError(f"{self.store}: {name!r} is of {array.dtype}, not {dtype}.")
         if finite and not np.isfinite(array).all():
             raise StoreError(f"{self.store}: {name!r} holds NaN or infinity.")
         return array
@@ -82,6 +96,28 @@ class Document:
         """Raise a `StoreError` if there are arrays that nobody took."""
         if self.arrays:
             raise StoreError(f"{self.store}: there should be no array {min(self.arrays)!r}.")
+
+
+def made_of(what: Callable[..., T], values: Mapping[str, Any]) -> T:
+    """Return a dataclass made of what JSON says of its fields; see `plain`."""
+    kinds = get_type_hints(what)
+    return what(**{name: plain(kinds[name], value) for name, value in values.items()})
+
+
+def plain(kind: Any, value: Any) -> Any:
+    """Return a str, a float or an int of JSON; raise a `ValueError` if it is of another kind.
+
+    Floats must be finite, and integers must be counts.
+    """
+    if kind is float and type(value) is int:
+        value = float(value)
+    if (
+        type(value) is not kind
+        or (kind is float and not math.isfinite(value))
+        or (kind is int and not 0 <= value < 2**63)
+    ):
+        raise ValueError(f"{value!r:.60} should be {kind.__name__}")
+    return value
 
 
 def write_document(
@@ -97,7 +133,10 @@ def write_document(
     On a local path it is on the disk before it appears. Every array has a checksum, and so have
     the values.
     """
-    document = json.loads(json.dumps(values))
+    text = json.dumps(values)
+    if len(text) > MOST_JSON_BYTES // 2:  # nobody could read it
+        raise StoreError(f"{shown(store)}: {len(text)} bytes of JSON are too many for a {kind}.")
+    document = json.loads(text)
     marks = {"crc32": _checksum(document)}
     with new_store(store, kind, overwrite=overwrite, durable=True, **marks) as root:
         root.attrs[kind] = document
@@ -125,9 +164,8 @@ def read_document(store: StoreLike, kind: str) -> Document:
         way not what is written.
     """
     name = shown(store)
-    root: Any = open_store(_guarded(store), kind)
-    with refusing_nonsense(name, kind), warnings.catch_warnings():
-        warnings.simplefilter("error")  # Zarr passes over what it does not know, and warns
+    with refusing_nonsense(name, kind):
+        root: Any = open_store(guarded(store, kind), kind)
         attributes = root.attrs.asdict()
         values = attributes[kind]
         if not isinstance(values, dict) or attributes[MARKER].get("crc32") != _checksum(values):
@@ -145,35 +183,48 @@ def refusing_nonsense(name: str, kind: str) -> Iterator[None]:
         raise
     except (Exception, MemoryError) as error:
         reason = str(error) if isinstance(error, StackedAEError) else repr(error)
+        reason = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + "…"
         raise StoreError(f"{name}: the {kind} is not as it was written: {reason}.") from error
 
 
-def _arrays_in(root: zarr.Group) -> Iterator[tuple[str, Any]]:
-    for path, member in root.members(max_depth=None):
+_LONGEST_REASON = 200
+
+
+def _arrays_in(group: zarr.Group, within: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield paths and arrays; `Group.members` would go on in the background after an error."""
+    for name in names_in(group):
+        member = group[name]
         if isinstance(member, zarr.Array):
-            yield path, member
+            yield f"{within}{name}", member
+        else:
+            yield from _arrays_in(member, f"{within}{name}/")
+
+
+def names_in(group: zarr.Group) -> list[str]:
+    """Return the names of groups and arrays in a group of a `guarded` store."""
+
+    async def names() -> list[str]:
+        return sorted([name async for name in group.store.list_dir(group.path)])
+
+    return sync(names())
 
 
 def _read(array: Any, store: str) -> np.ndarray[Any, Any]:
     """Return the values of an array, once it is sure that they are plain, and all there."""
-    where = f"{store}: {array.path!r}"
-    metadata = array.metadata.to_dict()
-    codecs = tuple(codec["name"] for codec in metadata["codecs"])
-    if codecs != _CODECS or str(array.dtype) not in _DTYPES:
-        raise StoreError(
-            f"{where} is not of plain numbers with a checksum, but {array.dtype} through "
-            f"{', '.join(codecs)}."
-        )
-    if array.shards or array.chunks != tuple(max(1, size) for size in array.shape):
-        raise StoreError(f"{where} does not have one chunk of its own shape.")
-    n_bytes = math.prod(array.shape) * array.dtype.itemsize
-    if n_bytes > array.nbytes_stored():
-        raise StoreError(f"{where} is said to have {n_bytes} bytes, and the file has fewer.")
+    if array.chunks != tuple(max(1, size) for size in array.shape):
+        raise StoreError(f"{store}: {array.path!r} does not have one chunk of its own shape.")
     if 0 in array.shape:
         return np.empty(array.shape, array.dtype)
     chunk = f"{array.path}/{array.metadata.encode_chunk_key((0,) * array.ndim)}"
-    if array.nchunks_initialized != 1:
-        raise DamagedChunkError(f"{store}: chunk {chunk} is missing; restore it.")
+    n_bytes = math.prod(array.shape) * array.dtype.itemsize + _CHECKSUM_BYTES
+    try:
+        stored = sync(array.store_path.store.getsize(chunk))
+    except FileNotFoundError as error:
+        raise DamagedChunkError(f"{store}: chunk {chunk} is missing; restore it.") from error
+    if stored != n_bytes:
+        raise DamagedChunkError(
+            f"{store}: chunk {chunk} has {stored} bytes, not {n_bytes}; restore it."
+        )
     try:
         return np.asarray(array[...])
     except (ValueError, RuntimeError) as error:
@@ -186,23 +237,29 @@ def _checksum(values: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
-def _guarded(store: StoreLike) -> StoreLike:
+def guarded(store: StoreLike, kind: str) -> StoreLike:
     """Return a store as one of which nothing is read that should not be."""
     path = local_path(store)
     if path is not None:
-        _refuse_irregular(path)
+        _refuse_irregular(path, kind)
         return _Guarded(LocalStore(path, read_only=True))
     if isinstance(store, str):
-        return _Guarded(FsspecStore.from_url(store, read_only=True))
+        store = FsspecStore.from_url(store, read_only=True)
     inner, within = (store.store, store.path) if isinstance(store, StorePath) else (store, "")
     assert isinstance(inner, Store)
-    if isinstance(inner, ZipStore):
+    files: Any = getattr(inner, "fs", None)
+    files = getattr(files, "sync_fs", files)
+    if isinstance(inner, ZipStore) or isinstance(files, AbstractArchiveFileSystem):
         raise StoreError(f"{shown(store)}: is an archive; unpack it, and pass the folder.")
+    if isinstance(inner, FsspecStore) and isinstance(files, LocalFileSystem):
+        return guarded(Path(inner.path, within), kind)
     return StorePath(_Guarded(inner), within)
 
 
 class _Guarded(WrapperStore[Store]):
-    """A store of whose metadata not more is read than a sane one has."""
+    """A store of which nothing gets to Zarr but groups and arrays of plain numbers."""
+
+    left = MOST_JSON_BYTES
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -210,24 +267,52 @@ class _Guarded(WrapperStore[Store]):
         """Return what is stored."""
         if not key.endswith("zarr.json"):
             return await self._store.get(key, prototype, byte_range)
-        limit = RangeByteRequest(0, MOST_JSON_BYTES + 1)
-        value = await self._store.get(key, prototype, limit)
-        if value is not None and len(value) > MOST_JSON_BYTES:
-            raise StoreError(f"{key} has more than {MOST_JSON_BYTES} bytes")
+        where = f"{self._store}/{key}"
+        value = await self._store.get(key, prototype, RangeByteRequest(0, self.left + 1))
+        if value is None:
+            return None
+        self.left -= len(value)
+        if self.left < 0:
+            raise StoreError(f"{where}: metadata are more than {MOST_JSON_BYTES} bytes")
+        with refusing_nonsense(where, "metadata"):
+            metadata = json.loads(value.to_bytes())
+            if metadata["node_type"] == "array":
+                _refuse_codes(where, metadata["data_type"], metadata["codecs"])
+        if metadata.pop("consolidated_metadata", None):  # copies, which may differ
+            return prototype.buffer.from_bytes(json.dumps(metadata).encode())
         return value
 
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """List groups and arrays; Zarr would warn of anything else."""
+        async for name in self._store.list_dir(prefix):
+            if await self._store.exists(f"{prefix}/{name}/zarr.json".lstrip("/")):
+                yield name
 
-def _refuse_irregular(path: Path) -> None:
+
+def _refuse_codes(where: str, dtype: Any, codecs: Any) -> None:
+    """Refuse an array unless it is of plain numbers."""
+    names = tuple(codec["name"] for codec in codecs)
+    if dtype not in _DTYPES or names != _CODECS:
+        raise StoreError(
+            f"{where}: is not of plain numbers with a checksum, but {dtype!r:.60} through "
+            f"{names!r:.200}"
+        )
+
+
+def _refuse_irregular(path: Path, kind: str) -> None:
     """Refuse a folder with anything in it but folders and files, and one with too many of them."""
     if path.is_file():
-        raise StoreError(f"{path}: is a file, and a store is a folder; pass one.")
+        raise StoreError(f"{path}: is a file, not a {kind} store, which is a folder; pass one.")
     n_files = 0
     for folder, folders, files in os.walk(path):
         n_files += len(folders) + len(files)
         if n_files > MOST_FILES:
-            raise StoreError(f"{path}: holds more than {MOST_FILES} files; this is no model.")
+            raise StoreError(f"{path}: holds more than {MOST_FILES} files; this is no {kind}.")
         for entry in (*folders, *files):
-            mode = os.lstat(os.path.join(folder, entry)).st_mode
+            try:
+                mode = os.lstat(os.path.join(folder, entry)).st_mode
+            except FileNotFoundError:  # a checkpoint that is written meanwhile
+                continue
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise StoreError(
                     f"{os.path.join(folder, entry)}: is a link or a device, and is not opened; "

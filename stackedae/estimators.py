@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -15,15 +16,16 @@ from sklearn.utils.validation import check_is_fitted
 from stackedae._version import __version__
 from stackedae.checkpoint import Checkpoint
 from stackedae.containers import Container, map_samples
-from stackedae.errors import ArgumentError, DataError, StoreError
+from stackedae.documents import plain, refusing_nonsense
+from stackedae.errors import ArgumentError, DataError
 from stackedae.fitting import fit_stack
 from stackedae.layers import Stack
 from stackedae.layout import Array
-from stackedae.persistence import load_model, save_model
+from stackedae.persistence import KIND, load_model, save_model
 from stackedae.progress import Progress, Record
 from stackedae.samples import check_samples
 from stackedae.solvers import Status
-from stackedae.stores import StoreLike
+from stackedae.stores import StoreLike, shown
 from stackedae.training import (
     BATCHING,
     DTYPES,
@@ -429,7 +431,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Returns
         -------
         StackedAutoEncoder
-            Fitted.
+            Fitted, with ``checkpoint=None``: where to write is not for a file to say.
 
         Raises
         ------
@@ -437,20 +439,23 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             If it is missing, incomplete, not a model, or of a later version.
         """
         layers, history, document = load_model(path)
-        name = cls.__name__
-        try:
-            if document["class"] != name:
-                raise StoreError(f"{path}: this is a model of class {document['class']}.")
+        n_features = layers[0].cost.n_features
+        with refusing_nonsense(shown(path), KIND):
+            if document["class"] != cls.__name__:
+                raise ValueError(f"it is of class {document['class']!r}")
             params = {key: _from_plain(value) for key, value in document["params"].items()}
-            model = cls(**params)
-            model.n_features_in_ = int(document["n_features_in"])
-            model.sample_shape_ = tuple(map(int, document["sample_shape"]))
+            model = cls(**{**params, "checkpoint": None})
+            shape = tuple(plain(int, size) for size in document["sample_shape"])
+            if not n_features == document["n_features_in"] == math.prod(shape):
+                raise ValueError(f"samples of shape {shape} do not fit its first layer")
+            model.n_features_in_, model.sample_shape_ = n_features, shape
             names, model._info = document["feature_names_in"], dict(document["info"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{path}: no {name} can be made of this ({error!r}).") from error
+            if names is not None:
+                names = np.array([plain(str, name) for name in names], dtype=object)
+                if names.shape != (n_features,):
+                    raise ValueError("it has names for other features")
+                model.feature_names_in_ = names
         model.layers_, model.history_ = layers, history
-        if names is not None:
-            model.feature_names_in_ = np.asarray(names, dtype=object)
         return model
 
     @property
@@ -633,4 +638,8 @@ def _plain(value: Any) -> Any:
 
 
 def _from_plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(map(_from_plain, value))
+    if value is not None and type(value) not in (str, int, float, bool):
+        raise ValueError(f"no parameter can be {value!r:.60}")
+    return value

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from stackedae.costs import AutoEncoderCost
-from stackedae.documents import Document, read_document, refusing_nonsense, write_document
+from stackedae.documents import (
+    Document,
+    made_of,
+    read_document,
+    refusing_nonsense,
+    write_document,
+)
 from stackedae.layers import Layer
 from stackedae.progress import Record
 from stackedae.solvers import Status
@@ -52,7 +58,8 @@ def load_model(store: StoreLike) -> tuple[list[Layer], list[Record], dict[str, A
     """
     document = read_document(store, KIND)
     with refusing_nonsense(document.store, KIND):
-        layers, history = take_layers(document), take_history(document)
+        layers = take_layers(document)
+        history = take_history(document, len(layers))
         document.refuse_others()
         if not layers:
             raise ValueError("it has no layers")
@@ -94,22 +101,33 @@ def history_as_array(
     return {"history": names}, (array, ("iteration", "quantity"))
 
 
-def take_history(document: Document) -> list[Record]:
-    """Return the records of a document."""
+def take_history(document: Document, n_layers: int) -> list[Record]:
+    """Return the records of a document, which must have some of each layer."""
     names: list[str] = document.values.pop("history")
-    rows = document.take("history", (None, len(names)), finite=False).tolist()
-    return [{k: _of_record(k, v) for k, v in zip(names, row, strict=True)} for row in rows]
+    rows = document.take("history", (None, len(names)), finite=False)
+    if sorted(names) != sorted(_COLUMNS) and (names or len(rows)):
+        raise ValueError(f"the history has the columns {names}")
+    # Row by row: all of them as lists would take more memory than the records.
+    records = (zip(names, row.tolist(), strict=True) for row in rows)
+    history = [{k: _of_record(k, v) for k, v in record} for record in records]
+    if {record["layer"] for record in history} != set(range(n_layers)):
+        raise ValueError("the history is not of these layers")
+    return history
 
 
 def _of_record(name: str, value: float) -> Any:
     if name == "phase":
-        return _PHASES[int(value)]
+        return dict(enumerate(_PHASES))[int(value)]
     return int(value) if name in _COUNTS else value
 
 
 _PHASES = ("sample", "full")
 
 _COUNTS = ("layer", "iteration", "n_rows", "n_evaluations", "rows_visited", "bytes_read")
+
+_TERMS = ("reconstruction", "decay", "sparsity")
+
+_COLUMNS = ("phase", *_COUNTS, "cost", *_TERMS, "gradient_norm", "step", "seconds")
 
 _DIMS = {
     "W1": ("hidden", "feature"),
@@ -121,9 +139,13 @@ _DIMS = {
 
 
 def _take_layer(document: Document, path: str, cost: Mapping[str, Any], status: str) -> Layer:
-    of = AutoEncoderCost(**cost)
-    segments = {name: document.take(f"{path}/{name}", shape) for name, shape in of.layout.shapes}
+    of = made_of(AutoEncoderCost, cost)
+    segments = {
+        name: document.take(f"{path}/{name}", shape, dtype=None) for name, shape in of.layout.shapes
+    }
     dtype = segments["W1"].dtype
+    if any(segment.dtype != dtype for segment in segments.values()):
+        raise ValueError(f"{path} is of several precisions")
     return Layer(
         cost=of,
         params=of.layout.pack(segments).astype(dtype),

@@ -115,6 +115,9 @@ def open_store(store: StoreLike, kind: str) -> zarr.Group:
 
 def kind_of(store: StoreLike) -> str:
     """Say what a store that this library wrote holds; raises `StoreError` for any other."""
+    path = local_path(store)
+    if path is not None and not (path / "zarr.json").is_file():
+        raise StoreError(f"{path}: no Zarr group to be read; check the path.")
     try:
         marker = zarr.open_group(store, mode="r").attrs.asdict().get(MARKER)
     except Exception as error:
