@@ -135,6 +135,8 @@ def train_stack(
             if index == 0 or index == len(progress.layers):
                 log.visits.reads += not rows.shards.held
                 survey = rows.survey(seed)
+                if survey.n_bad:
+                    rows.refuse()
             if index == 0:
                 data = {**rows.shards.description, "crc32": survey.checksum}
                 observer.on_data(data)
@@ -143,7 +145,7 @@ def train_stack(
                 train_layer(rows, survey, settings, training, rng, seed, log)
                 progress = log.progress.with_layer(training.dtype)
                 observer.on_layer(progress)
-            if index + 1 < len(layers):
+            if len(progress.layers) < len(layers):
                 following = layers[index + 1].cost(settings.n_hidden, "identity")
                 layer = progress.layers[index]
                 rows = features_of(rows, layer, following, training.n_evaluations, scratch)
@@ -160,8 +162,6 @@ def train_layer(
     log: Log,
 ) -> None:
     """Train one layer, from where the progress in `log` stands, and leave it there."""
-    if survey.n_bad:
-        rows.refuse()
     output_activation = settings.output_activation
     if output_activation == "auto":
         output_activation = "identity" if survey.n_outside else "logistic"
