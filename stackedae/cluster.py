@@ -10,11 +10,12 @@ import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, pairwise
 from typing import Any, Protocol, TypeVar, cast
+from weakref import WeakSet
 
 import dask.base
 import dask.config
@@ -143,12 +144,15 @@ class OnCluster:
         Places are wishes: what a worker that is gone should have done, any other does. Shards go
         into the keys, after the name by which dashboards group tasks, for errors to tell.
         """
-        names = repeat(name) if shards is None else (f"{name}-{a}-{b - 1}" for a, b in shards)
-        wishes = repeat(None) if places is None else places
+        every = list(arguments)
+        names = (
+            [name] * len(every) if shards is None else [f"{name}-{a}-{b - 1}" for a, b in shards]
+        )
+        wishes = [None] * len(every) if places is None else places
         tasks = []
-        for each, label, place in zip(arguments, names, wishes, strict=False):
+        for each, label, place in zip(every, names, wishes, strict=True):
             wish = {} if place is None else {"workers": [place], "allow_other_workers": True}
-            with dask.base.annotate(**wish) if wish else nullcontext():
+            with dask.base.annotate(**wish):
                 tasks.append(task(label, function, *each))
         return tasks
 
@@ -171,7 +175,9 @@ class OnCluster:
         threads = {} if client is None else _threads_of(client)
         if client is None or len(threads) < 2:
             return [None] * len(sizes)
-        client.register_plugin(_WishesEnd())
+        if client not in _MADE_WISHES:
+            client.register_plugin(_WishesEnd())
+            _MADE_WISHES.add(client)
         borders = cut_in_proportion(sizes, list(threads.values()))
         return [
             worker
@@ -200,6 +206,10 @@ class _WishesEnd(distributed.SchedulerPlugin):
             task = self.scheduler.tasks[key]
             if task.loose_restrictions:
                 task.worker_restrictions = set()
+
+
+_MADE_WISHES = WeakSet[distributed.Client]()
+"""Whose schedulers have the plugin."""
 
 
 def cut_in_proportion(sizes: Sequence[int], weights: Sequence[int]) -> list[int]:
