@@ -252,11 +252,12 @@ def _row_blocks(array: Array | da.Array, rows: tuple[int, ...], dtype: np.dtype[
     borders = list(pairwise(np.cumsum((0, *rows)).tolist()))
     if not isinstance(array, da.Array):
         parts = [literal("stackedae-rows", array[start:stop]) for start, stop in borders]
-    elif (reader := reader_behind(array)) is not None and max(array.chunks[0]) <= max(rows):
-        # Else several shards would decode the same chunk.
-        reader.refuse_incomplete()
-        return [StoredRows(reader, start, stop, dtype) for start, stop in borders]
     else:
+        reader = reader_behind(array)
+        if reader is not None:
+            reader.refuse_incomplete()
+            if max(array.chunks[0]) <= max(rows):  # else several shards would decode the same chunk
+                return [StoredRows(reader, start, stop, dtype) for start, stop in borders]
         whole = array.rechunk((rows, *((size,) for size in array.shape[1:])))
         parts = list(whole.to_delayed().ravel())
     return [task("stackedae-load", _as_rows, part, dtype) for part in parts]

@@ -16,6 +16,7 @@ import psutil
 from stackedae.cluster import Memory, active_client, memory_of_workers
 from stackedae.containers import (
     Container,
+    as_array,
     bytes_of_a_chunk,
     bytes_of_a_read,
     cut_into_shards,
@@ -126,6 +127,7 @@ def rows_of(X: Container, cost: AutoEncoderCost, dtype: str) -> Rows:
         Precision of the arithmetic.
     """
     _refuse_too_many_parameters(cost)
+    X = as_array(X)  # once: a stored array is opened for it
     shards, n_bytes = cut_into_shards(X, dtype), bytes_of_a_read(X)
     if belongs_here(cost, shards):
         held, reason = True, f"{shards.n_bytes / MIB:.1f} MiB of rows are held by the client"
