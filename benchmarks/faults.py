@@ -26,10 +26,12 @@ from pathlib import Path
 import dask
 import numpy as np
 import psutil
-from distributed import Client, LocalCluster
+from distributed import Client, Scheduler
+from distributed.deploy.subprocess import SubprocessCluster
 
 from stackedae import StackedAutoEncoder
 from stackedae.checkpoint import Checkpoint
+from stackedae.cluster import local_workers
 
 MEAN_WAIT = 3.0
 """Seconds between kills of workers."""
@@ -98,10 +100,7 @@ def workers(kills: int, seed: int) -> bool:
     settings = {"hidden_layer_sizes": 50, "batching": "full", "tol": 0, "random_state": 0}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 100}),
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster),
+        local_workers(2) as client,
     ):
         began = time.perf_counter()
         StackedAutoEncoder(max_iter=20, **settings).fit(X)
@@ -113,7 +112,7 @@ def workers(kills: int, seed: int) -> bool:
 
         def killer() -> None:
             while not over.wait(rng.exponential(MEAN_WAIT)):
-                pids = [nanny.pid for nanny in cluster.workers.values() if nanny.pid]
+                pids = [nanny.pid for nanny in client.cluster.workers.values() if nanny.pid]
                 if pids:
                     os.kill(int(rng.choice(pids)), signal.SIGKILL)
                     killed.append(time.perf_counter())
@@ -134,20 +133,30 @@ def workers(kills: int, seed: int) -> bool:
     return same
 
 
+def n_tasks(dask_scheduler: Scheduler) -> int:
+    """Tasks that a scheduler knows."""
+    return len(dask_scheduler.tasks)
+
+
 def flat(kills: int, seed: int) -> bool:
     """Watch tasks and memory over 500 iterations."""
     X, process = rows(300_000, 64), psutil.Process()  # too many for the client alone
+    # The scheduler has a process of its own: its log of transitions is not the client's memory.
     with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        SubprocessCluster(
+            "127.0.0.1",
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
         ) as cluster,
-        Client(cluster),
+        Client(cluster) as client,
     ):
+        client.wait_for_workers(2)
         tasks: list[int] = []
         memory: list[float] = []
 
         def watch(record: dict) -> None:
-            tasks.append(len(cluster.scheduler.tasks))
+            tasks.append(client.run_on_scheduler(n_tasks))
             memory.append(process.memory_info().rss / 2**20)
 
         StackedAutoEncoder(25, batching="full", max_iter=500, tol=0, random_state=0).fit(

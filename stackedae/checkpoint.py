@@ -122,7 +122,7 @@ class Checkpoint:
     def offer(self, progress: Progress) -> None:
         """Write progress down, if it is time.
 
-        What goes wrong with that is logged, and training goes on: the last checkpoint still stands.
+        What goes wrong with that does not end training: the last checkpoint still stands.
         """
         now, n_records = time.monotonic(), len(progress.history)
         if self.iterations is not None:
@@ -132,15 +132,13 @@ class Checkpoint:
         if due:
             self.try_to_write(progress)
 
-    def try_to_write(self, progress: Progress) -> bool:
-        """Write progress down, and say whether that went well."""
+    def try_to_write(self, progress: Progress) -> None:
+        """Write progress down; what goes wrong with that is logged."""
         try:
             self.write(progress)
         except Exception as error:  # each store has errors of its own
             self.written, self.n_records = time.monotonic(), len(progress.history)
             _LOGGER.warning("%s: the checkpoint could not be written (%s)", self.name, error)
-            return False
-        return True
 
     def write(self, progress: Progress) -> None:
         """Write progress down now."""

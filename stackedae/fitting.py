@@ -86,7 +86,6 @@ class _Watch:
         self, begun: Progress, checkpoint: Checkpoint | None, tell: Callable[[Record], None]
     ) -> None:
         self.progress, self.checkpoint, self.tell = begun, checkpoint, tell
-        self.n_records = len(begun.history)
 
     def on_data(self, data: Mapping[str, Any]) -> None:
         """Compare the data with those that work began with; see that checkpoints can be written."""
