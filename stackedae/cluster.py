@@ -145,15 +145,13 @@ class OnCluster:
         into the keys, after the name by which dashboards group tasks, for errors to tell.
         """
         every = list(arguments)
-        names = (
-            [name] * len(every) if shards is None else [f"{name}-{a}-{b - 1}" for a, b in shards]
-        )
+        labels = [""] * len(every) if shards is None else [f"-{a}-{b - 1}" for a, b in shards]
         wishes = [None] * len(every) if places is None else places
         tasks = []
-        for each, label, place in zip(every, names, wishes, strict=True):
+        for each, label, place in zip(every, labels, wishes, strict=True):
             wish = {} if place is None else {"workers": [place], "allow_other_workers": True}
             with dask.base.annotate(**wish):
-                tasks.append(task(label, function, *each))
+                tasks.append(task(name + label, function, *each))
         return tasks
 
     def compute(self, *tasks: Any) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from stackedae import StackedAutoEncoder, extract_patches
-from stackedae.errors import ArgumentError, CheckpointError, StackedAEError, StoreError
+from stackedae.errors import ArgumentError, CheckpointError, DataError, StackedAEError, StoreError
 
 SETTINGS = {"hidden_layer_sizes": (5, 3), "max_iter": 6, "tol": 0, "random_state": 0}
 RUN = Path("run.zarr")
@@ -97,6 +97,20 @@ def test_after_the_end_it_returns_what_was_learned(X, undisturbed):
     assert_same(first, undisturbed())
     assert not n_told
     assert len(again.info["earlier_runs"]) == 1
+
+
+def test_after_the_end_no_features_are_computed(X, monkeypatch):
+    estimator().fit(X)
+    monkeypatch.delattr("stackedae.training.features_of")
+    estimator().fit(X)
+
+
+def test_bad_data_leave_no_checkpoint_behind(X):
+    bad = X.copy()
+    bad[7, 3] = np.nan
+    with pytest.raises(DataError, match="row 7"):
+        estimator().fit(bad)
+    assert not RUN.exists()
 
 
 def test_a_seed_that_nobody_gave_is_kept(X):
