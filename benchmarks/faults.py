@@ -117,6 +117,8 @@ def workers(kills: int, seed: int) -> bool:
                     os.kill(int(rng.choice(pids)), signal.SIGKILL)
                     killed.append(time.perf_counter())
 
+        # A nanny gives up on a worker that is killed at the wrong moment of its start.
+        client.cluster.adapt(minimum=2, maximum=2)
         thread = threading.Thread(target=killer)
         thread.start()
         began = time.perf_counter()
@@ -194,7 +196,7 @@ def overhead(kills: int, seed: int) -> bool:
         shutil.rmtree(folder)
     print(
         f"overhead  784-196: {len(spent)} checkpoints in {took:.0f} s, {sum(spent):.2f} s, "
-        f"{100 * sum(spent) / took:.2f} %"
+        f"the longest {max(spent):.2f} s: {100 * max(spent) / 30:.2f} % of 30 s"
     )
     return True
 
