@@ -102,17 +102,17 @@ def remove(chance: random.Random, folder: Path) -> bool:
 
 
 def swap(chance: random.Random, folder: Path) -> bool:
-    """Exchange two files; chunks of one size both pass their checksums."""
+    """Exchange two files."""
     one, other = a_file(chance, folder), a_file(chance, folder)
     content = one.read_bytes(), other.read_bytes()
     one.write_bytes(content[1])
     other.write_bytes(content[0])
-    return True
+    return False
 
 
 def chunk(chance: random.Random, folder: Path) -> bool:
-    """Write other numbers, with their checksum."""
-    path = a_file(chance, folder, "c/**/*")
+    """Write other numbers, with their checksums."""
+    path, root = a_file(chance, folder, "c/**/*"), root_of(folder)
     content = bytearray(path.read_bytes()[:-4])
     value = chance.choice((0.0, -1.0, 3e38, np.nan, np.inf, 1e-45))
     new = np.array(value, chance.choice(("f4", "f8"))).tobytes()
@@ -120,7 +120,15 @@ def chunk(chance: random.Random, folder: Path) -> bool:
     content[at : at + len(new)] = new
     checksum = google_crc32c.value(bytes(content)).to_bytes(4, "little")
     path.write_bytes(content + checksum)
+    document, name = json.loads(root.read_text()), str(path.relative_to(root.parent))
+    document["attributes"]["stackedae"]["arrays"][name.split("/c/")[0]] = zlib.crc32(content)
+    root.write_text(json.dumps(document))
     return True
+
+
+def root_of(folder: Path) -> Path:
+    """Return the file with the document."""
+    return max(folder.rglob("zarr.json"), key=lambda path: path.stat().st_size)
 
 
 def metadata(chance: random.Random, folder: Path) -> bool:
@@ -130,8 +138,9 @@ def metadata(chance: random.Random, folder: Path) -> bool:
 
 def values(chance: random.Random, folder: Path) -> bool:
     """Change values of the document."""
-    path = max(folder.rglob("zarr.json"), key=lambda path: path.stat().st_size)
-    return on_json(chance, path, lambda root: root["attributes"][min(root["attributes"])])
+    return on_json(
+        chance, root_of(folder), lambda root: root["attributes"][min(root["attributes"])]
+    )
 
 
 def on_json(chance: random.Random, path: Path, part: Callable[[Any], Any]) -> bool:

@@ -57,11 +57,14 @@ class Document:
         What JSON can say.
     arrays : dict of str to ndarray
         By the path within the store.
+    checksums : dict of str to int
+        Of the bytes of those that were written.
     """
 
     store: str
     values: dict[str, Any]
     arrays: dict[str, np.ndarray[Any, Any]]
+    checksums: dict[str, int]
 
     def take(
         self,
@@ -76,8 +79,8 @@ class Document:
         Raises
         ------
         StoreError
-            If it is not there, has another shape or dtype, or holds NaN or infinity but should be
-            `finite`.
+            If it is not there, has another shape or dtype, holds NaN or infinity but should be
+            `finite`, or is not the one that was written under this name.
         """
         array = self.arrays.pop(name, None)
         if array is None:
@@ -90,6 +93,10 @@ class Document:
             raise StoreError(f"{self.store}: {name!r} is of {array.dtype}, not {dtype}.")
         if finite and not np.isfinite(array).all():
             raise StoreError(f"{self.store}: {name!r} holds NaN or infinity.")
+        if _checksum_of(array) != self.checksums.get(name):
+            raise DamagedChunkError(
+                f"{self.store}: {name!r} is not what was written there; restore the store."
+            )
         return array
 
     def refuse_others(self) -> None:
@@ -131,13 +138,16 @@ def write_document(
     """Write a store of JSON values, under the attribute `kind`, and named arrays with dimensions.
 
     On a local path it is on the disk before it appears. Every array has a checksum, and so have
-    the values.
+    the values, with which those of the arrays stand again: files that changed places are noticed.
     """
     text = json.dumps(values)
     if len(text) > MOST_JSON_BYTES // 2:  # nobody could read it
         raise StoreError(f"{shown(store)}: {len(text)} bytes of JSON are too many for a {kind}.")
     document = json.loads(text)
-    marks = {"crc32": _checksum(document)}
+    marks = {
+        "crc32": _checksum(document),
+        "arrays": {name: _checksum_of(array) for name, (array, _) in arrays.items()},
+    }
     with new_store(store, kind, overwrite=overwrite, durable=True, **marks) as root:
         root.attrs[kind] = document
         for name, (array, dims) in arrays.items():
@@ -168,10 +178,12 @@ def read_document(store: StoreLike, kind: str) -> Document:
         root: Any = open_store(guarded(store, kind), kind)
         attributes = root.attrs.asdict()
         values = attributes[kind]
-        if not isinstance(values, dict) or attributes[MARKER].get("crc32") != _checksum(values):
+        marks = attributes[MARKER]
+        if not isinstance(values, dict) or marks.get("crc32") != _checksum(values):
             raise StoreError(f"{name}: the values do not pass their checksum; restore the store.")
+        checksums = dict(marks["arrays"])
         arrays = {path: _read(array, name) for path, array in _arrays_in(root)}
-    return Document(name, values, arrays)
+    return Document(name, values, arrays, checksums)
 
 
 @contextmanager
@@ -235,6 +247,10 @@ def _read(array: Any, store: str) -> np.ndarray[Any, Any]:
 
 def _checksum(values: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def _checksum_of(array: np.ndarray[Any, Any]) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data)
 
 
 def guarded(store: StoreLike, kind: str) -> StoreLike:

@@ -104,12 +104,15 @@ def values(change):
 
 
 def array(name, content, **options):
-    """Put other content into an array, or make one."""
+    """Put other content into an array, or make one, and its checksum with it."""
 
     def harm(path):
         group = zarr.open_group(path, mode="r+")
         same = {"compressors": ({"name": "crc32c"},), "chunks": content.shape}
         group.create_array(name, data=content, overwrite=True, **{**same, **options})
+        marker = group.attrs["stackedae"]
+        marker["arrays"][name] = zlib.crc32(content.data)
+        group.attrs["stackedae"] = marker
 
     return harm
 
@@ -325,6 +328,14 @@ def test_a_damaged_chunk_is_named(either, harm, message):
     harm(path)
     error = DamagedChunkError if error is StoreError else error
     assert_refused(error, f"chunk layers/0/b1/c/0 {message}.*; restore it", load)
+
+
+def test_arrays_that_changed_places_are_noticed(either):
+    path, error, load = either
+    one, other = path / "layers/0/W1/c/0/0", path / "layers/0/W2/c/0/0"
+    other.write_bytes(one.read_bytes())
+    error = DamagedChunkError if error is StoreError else error
+    assert_refused(error, "'layers/0/W2' is not what was written there; restore the store", load)
 
 
 def assert_nobody_waits(pipe, error, load):
@@ -548,6 +559,10 @@ def test_a_long_history_of_nothing_is_refused(either):
     values(lambda v: v.update(history=[]))(path)
     grid = {"name": "regular", "configuration": {"chunk_shape": [10**9, 1]}}
     metadata(path / "history/zarr.json", shape=[10**9, 0], chunk_grid=grid)
+    group = zarr.open_group(path, mode="r+")
+    marker = group.attrs["stackedae"]
+    marker["arrays"]["history"] = zlib.crc32(b"")
+    group.attrs["stackedae"] = marker
     assert_refused(error, "the history has the columns", load)
 
 
