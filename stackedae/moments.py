@@ -116,6 +116,19 @@ def survey_sums(X: Array, out: Vector | None = None) -> Vector:
     return total
 
 
+def checksum_of_rows(X: Array) -> int:
+    """Return a CRC-32 of the bytes of X.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stackedae.moments import checksum_of_rows
+    >>> checksum_of_rows(np.array([[0.0, 1.0], [0.5, 1.5]]))
+    756087756
+    """
+    return zlib.crc32(np.ascontiguousarray(X).data)
+
+
 def first_bad_row(X: Array) -> int:
     """Return the index of the first row of X with NaN or infinity, or −1.
 

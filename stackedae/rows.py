@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from stackedae.memory import (
     place_features,
     rows_per_portion_read,
 )
-from stackedae.moments import first_bad_row, survey_sums
+from stackedae.moments import checksum_of_rows, first_bad_row, survey_sums
 from stackedae.objective import belongs_here, needs_two_stages
 from stackedae.shards import Draw, Shards, each_alone
 from stackedae.storage import spill
@@ -99,7 +100,7 @@ class Survey:
     checksum : int
         Of the bytes of all rows: CRC-32s of the shards, added up.
     sample : Shards
-        Some of the rows.
+        Some of the rows of every shard, or all of them.
     """
 
     n_outside: int
@@ -112,6 +113,11 @@ class Survey:
         """Read what `survey_sums` returned."""
         n_outside, n_bad, checksum = map(int, sums)
         return cls(n_outside, n_bad, checksum, sample)
+
+    def checksums(self) -> dict[str, int]:
+        """Return the checksum, and one of the sample: it notices shards that changed places."""
+        of_sample = self.sample.gather(checksum_of_rows, name="stackedae-checksum")
+        return {"crc32": self.checksum, "sample": zlib.crc32(repr(of_sample).encode())}
 
 
 def rows_of(X: Container, cost: AutoEncoderCost, dtype: str) -> Rows:

@@ -138,7 +138,8 @@ def train_stack(
                 if survey.n_bad:
                     rows.refuse()
             if index == 0:
-                data = {**rows.shards.description, "crc32": survey.checksum}
+                data = {**rows.shards.description, **survey.checksums()}
+                log.visits.reads += not survey.sample.held
                 observer.on_data(data)
                 log.progress = replace(progress, data=data)
             if index == len(progress.layers):

@@ -185,6 +185,17 @@ def test_other_data_are_refused(X, change, field, request):
         estimator().fit(changed)
 
 
+def test_chunks_that_changed_places_are_noticed(X):
+    stored = zarr.create_array("x.zarr", data=X, chunks=(8500, 12))
+    begun(stored)
+    chunks = Path("x.zarr/c")
+    (chunks / "0").rename("chunk")
+    (chunks / "1").rename(chunks / "0")
+    Path("chunk").rename(chunks / "1")
+    with pytest.raises(CheckpointError, match=r"on data: .* with sample=\d+, and it is \d+ now"):
+        estimator().fit(stored)
+
+
 def test_what_is_no_checkpoint_is_refused(X):
     StackedAutoEncoder(2, max_iter=1, tol=0).fit(X[:50]).save(RUN)
     with pytest.raises(StoreError, match="this is a model store, not a checkpoint store"):

@@ -20,7 +20,7 @@ def stored(tmp_path):
 
 
 def fitted(X, **settings):
-    options = {"hidden_layer_sizes": (6, 5), "max_iter": 3, "tol": 0, "random_state": 0}
+    options = {"hidden_layer_sizes": (24, 20), "max_iter": 3, "tol": 0, "random_state": 0}
     return StackedAutoEncoder(**{**options, **settings}).fit(X)
 
 
@@ -31,7 +31,7 @@ def parameters(model):
 @pytest.fixture
 def on_workers(monkeypatch):
     """Data are for the workers, samples of them are not."""
-    monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 6e6)
+    monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 6e7)
 
 
 @pytest.mark.parametrize("batching", ["full", "progressive"])
@@ -69,7 +69,7 @@ def test_the_same_bits_held_streamed_recomputed_and_spilled(stored, cluster, bat
 def test_what_was_decided_is_logged(stored, caplog):
     lazy = da.from_array(stored[:], chunks=(3000, -1))
     with caplog.at_level(logging.INFO, "stackedae"), dask.config.set({"stackedae.memory": "1MB"}):
-        fitted(lazy)
+        fitted(lazy, hidden_layer_sizes=(6, 5))
     messages = [record.getMessage() for record in caplog.records]
     first, second = (message for message in messages if message.startswith("layer"))
     assert " rows at most, " in messages[0]
