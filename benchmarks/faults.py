@@ -135,14 +135,14 @@ def workers(kills: int, seed: int) -> bool:
     return same
 
 
-def n_tasks(dask_scheduler: Scheduler) -> int:
-    """Tasks that a scheduler knows."""
-    return len(dask_scheduler.tasks)
+def of_scheduler(dask_scheduler: Scheduler) -> tuple[float, float]:
+    """Tasks that a scheduler knows, and its resident memory in MiB."""
+    return len(dask_scheduler.tasks), psutil.Process().memory_info().rss / 2**20
 
 
 def flat(kills: int, seed: int) -> bool:
-    """Watch tasks and memory over 500 iterations."""
-    X, process = rows(300_000, 64), psutil.Process()  # too many for the client alone
+    """Watch tasks and memory over 500 iterations, each of which sends 150 kB of parameters."""
+    X, process = rows(50_000, 196), psutil.Process()  # too many for the client alone
     # The scheduler has a process of its own: its log of transitions is not the client's memory.
     with (
         SubprocessCluster(
@@ -154,23 +154,23 @@ def flat(kills: int, seed: int) -> bool:
         Client(cluster) as client,
     ):
         client.wait_for_workers(2)
-        tasks: list[int] = []
-        memory: list[float] = []
+        seen: list[tuple[float, float, float]] = []
 
         def watch(record: dict) -> None:
-            tasks.append(client.run_on_scheduler(n_tasks))
-            memory.append(process.memory_info().rss / 2**20)
+            seen.append((process.memory_info().rss / 2**20, *client.run_on_scheduler(of_scheduler)))
 
-        StackedAutoEncoder(25, batching="full", max_iter=500, tol=0, random_state=0).fit(
+        StackedAutoEncoder(100, batching="full", max_iter=500, tol=0, random_state=0).fit(
             X, callback=watch
         )
-    steps = np.arange(100, 500)
-    slopes = [np.polyfit(steps, series[100:], 1)[0] for series in (tasks, memory)]
-    print(
-        f"flat      {len(tasks)} iterations: tasks {min(tasks)} to {max(tasks)}, "
-        f"slope {slopes[0]:.4f} an iteration; client {memory[100]:.0f} to {memory[-1]:.0f} MiB, "
-        f"slope {1024 * slopes[1]:.1f} KiB an iteration"
-    )
+    steps = np.arange(100, len(seen))
+    for name, series in zip(
+        ("client, MiB", "tasks", "scheduler, MiB"), np.transpose(seen), strict=True
+    ):
+        slope = np.polyfit(steps, series[100:], 1)[0]
+        print(
+            f"flat      {name:14} {series[100]:.0f} at iteration 100, {series[-1]:.0f} at "
+            f"{len(series)}, slope {slope:.4f} an iteration"
+        )
     return True
 
 

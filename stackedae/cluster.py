@@ -309,7 +309,8 @@ def workers_of(scheduler: str) -> Iterator[distributed.Client]:
     """Use the workers of a scheduler while inside."""
     try:
         client = distributed.Client(scheduler)
-    except OSError as error:
+    # Without a certificate it is a TypeError, with one where none is expected a RuntimeError.
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
         raise ClusterError(
             f"{scheduler}: no scheduler can be reached there ({error}); check the address, and "
             "distributed.comm.tls if it expects certificates."
@@ -405,6 +406,14 @@ def literal(name: str, value: Any) -> Delayed:
     return cast(Delayed, delayed(value, name=key, traverse=False))
 
 
-def _large_graphs() -> Any:
-    """Silence the warning about graphs above 10 MB: rows and parameters in them are on purpose."""
-    return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"})
+@contextmanager
+def _large_graphs() -> Iterator[None]:
+    """See to it that graphs may be large: rows and parameters in them are on purpose.
+
+    Dask would warn of those above 10 MB, and its client keep a thousand messages below 1 MB.
+    """
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+        yield
+    comm = getattr(active_client(), "scheduler_comm", None)
+    if comm is not None:
+        comm.recent_message_log.clear()

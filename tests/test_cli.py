@@ -1,8 +1,10 @@
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -10,12 +12,14 @@ import psutil
 import pytest
 import xarray as xr
 from click.testing import CliRunner
-from distributed import Client
+from distributed import Client, Security
 from skimage.io import imread, imsave
 
 from stackedae import StackedAutoEncoder, extract_patches, open_patches
 from stackedae.cli import main
 from stackedae.cluster import local_workers
+
+COMMAND = os.path.join(os.path.dirname(sys.executable), "stackedae")
 
 
 def run(*arguments):
@@ -132,12 +136,7 @@ def test_demo():
 
 
 def test_the_command_is_installed():
-    done = subprocess.run(
-        [os.path.join(os.path.dirname(sys.executable), "stackedae"), "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("stackedae, version 0.1.0")
 
 
@@ -208,6 +207,59 @@ def test_workers_of_the_terminal_are_for_nobody_else(encrypted):
             with pytest.raises(OSError, match=r"Timed out|refused|closed"):
                 Client(stranger, timeout="2s")
             assert client.submit(sum, [1, 2]).result() == 3
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("patches")
+def test_a_scheduler_that_expects_certificates():
+    """They are named by Dask's settings; whoever has none is refused."""
+    security = Security.temporary()
+    tls = {role: security.get_tls_config_for_role(role) for role in ("client", "scheduler")}
+    for role, certificate in tls.items():
+        Path(f"{role}.pem").write_text(certificate["cert"])
+        Path(f"{role}-key.pem").write_text(certificate["key"])
+    Path("ca.pem").write_text(tls["client"]["ca_file"])
+    roles = {"client": "client", "worker": "scheduler", "scheduler": "scheduler"}
+    named = {to: {"cert": f"{of}.pem", "key": f"{of}-key.pem"} for to, of in roles.items()}
+    comm = {"require-encryption": True, "tls": {"ca-file": "ca.pem", **named}}
+    Path("dask.json").write_text(json.dumps({"distributed": {"comm": comm}}))
+    environment = {**os.environ, "DASK_CONFIG": "dask.json"}
+    here = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+    shared = ("--scheduler-file", "scheduler.json", "--protocol", "tls")
+    commands = (("scheduler", "--port", "0", *here), ("worker", "--nthreads", "1", *here))
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{name}", *words, *shared],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        )
+        for name, *words in commands
+    ]
+    try:
+        while not os.path.exists("scheduler.json"):
+            time.sleep(0.05)
+        address = json.loads(Path("scheduler.json").read_text())["address"]
+        assert address.startswith("tls://127.0.0.1:")
+        command = [COMMAND, *map(str, FIT), "--scheduler", address]
+        fit = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert fit.returncode == 0, fit.stderr
+        assert StackedAutoEncoder.load("model.zarr").info["scheduler"]["address"] == address
+        environment["DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT"] = "2s"
+        for config, scheduler in (
+            ("", address),
+            ("", address.replace("tls", "tcp")),
+            ("dask.json", address.replace("tls", "tcp")),
+        ):
+            environment["DASK_CONFIG"] = config
+            command = [COMMAND, *map(str, FIT), "--overwrite", "--scheduler", scheduler]
+            fit = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert (fit.returncode, fit.stdout) == (2, "")
+            assert f"{scheduler}: no scheduler can be reached there" in fit.stderr
+            assert "Traceback" not in fit.stderr
+    finally:
+        for process in reversed(started):
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.usefixtures("patches")

@@ -9,15 +9,17 @@ from contextlib import contextmanager, suppress
 import dask
 import dask.array as da
 import numpy as np
+import psutil
 import pytest
 import zarr
 from distributed import Client, LocalCluster, Nanny
+from distributed.deploy.subprocess import SubprocessCluster
 from distributed.scheduler import KilledWorker
 
 from stackedae import StackedAutoEncoder
 from stackedae.errors import ClusterError
 
-SETTINGS = {"hidden_layer_sizes": (6, 4), "max_iter": 12, "tol": 0, "random_state": 0}
+SETTINGS = {"hidden_layer_sizes": (16, 12), "max_iter": 12, "tol": 0, "random_state": 0}
 
 
 def fit(X, callback=None, **settings):
@@ -43,7 +45,7 @@ def stored(folder):
 @pytest.fixture(autouse=True)
 def on_workers(monkeypatch):
     """Data are for the workers, samples of them are not."""
-    monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 1e7)
+    monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 4e7)
 
 
 @pytest.fixture(params=["full", "progressive"])
@@ -110,6 +112,75 @@ def at(iteration, act, layer=0, phase="full"):
     return callback
 
 
+# --- nothing happens --------------------------------------------------------------------------
+
+
+@contextmanager
+def dask_set(**settings):
+    with dask.config.set(settings):
+        yield None
+
+
+PLACES = {
+    "synchronous": lambda: dask_set(scheduler="synchronous"),
+    "five threads": lambda: dask_set(scheduler="threads", num_workers=5),
+    "one worker": lambda: workers(1),
+    "two workers": lambda: workers(2),
+    "four workers": lambda: workers(4),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("place", PLACES)
+def test_the_same_bits_everywhere(stored, undisturbed, batching, place):
+    with PLACES[place]():
+        assert bits(fit(stored, batching=batching)) == undisturbed(batching=batching)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("second", PLACES)
+@pytest.mark.parametrize("first", ["synchronous", "two workers"])
+def test_begun_in_one_place_and_ended_in_another(stored, undisturbed, first, second):
+    settings = {"checkpoint": "run.zarr", "checkpoint_every": 2}
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with PLACES[first]() as client:
+        act = at(3, lambda: client and kill(client))
+        end = at(4, interrupt, layer=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(stored, lambda record: (act(record), end(record)), **settings)
+    with PLACES[second]() as client:
+        act = at(6, lambda: client and kill(client), layer=1)
+        assert bits(fit(stored, act, **settings)) == undisturbed()
+        assert act.done
+
+
+@pytest.mark.long
+def test_nothing_piles_up_over_500_iterations():
+    """Neither tasks on the scheduler, which is elsewhere, nor memory of the client."""
+    X, process, seen = np.random.default_rng(0).random((6_000, 196)), psutil.Process(), []
+    with (
+        SubprocessCluster(
+            "127.0.0.1", n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(2)
+
+        def callback(record):
+            known = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+            seen.append((known, process.memory_info().rss))
+
+        fit(X, callback, hidden_layer_sizes=100, max_iter=500, batching="full")
+    tasks, memory = np.array(seen).T
+    assert len(tasks) == 500
+    assert tasks[100:].max() <= 1.2 * tasks[:100].max()
+    slope = np.polyfit(np.arange(400), memory[100:], 1)[0]
+    assert slope < 30_000  # bytes an iteration, of which each sends 160,000 of parameters
+
+
 # --- killed -----------------------------------------------------------------------------------
 
 
@@ -117,6 +188,15 @@ def test_one_worker_killed(stored, undisturbed, batching):
     with workers() as client:
         act = at(3, lambda: kill(client))
         assert bits(fit(stored, act, batching=batching)) == undisturbed(batching=batching)
+        assert act.done
+
+
+@pytest.mark.long
+def test_a_worker_that_holds_a_sample_killed(stored, undisturbed, monkeypatch):
+    monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 0)
+    with workers() as client:
+        act = at(3, lambda: kill(client), phase="sample")
+        assert bits(fit(stored, act)) == undisturbed()
         assert act.done
 
 
@@ -358,7 +438,7 @@ def test_after_an_interruption_the_cluster_is_clean(stored, undisturbed):
             assert time.monotonic() < deadline, client.processing()
             time.sleep(0.05)
     assert [layer.status.name for layer in sae.layers_] == ["MAX_ITER", "INTERRUPTED"]
-    assert sae.transform(stored).shape == (24_000, 4)
+    assert sae.transform(stored).shape == (24_000, 12)
     assert sae.n_iter_ == 15
     assert bits(fit(stored, batching="full", checkpoint="run.zarr")) == undisturbed(batching="full")
 
