@@ -28,7 +28,15 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, StorePath, WrapperStore, ZipStore
 
 from stackedae.errors import DamagedChunkError, StackedAEError, StoreError
-from stackedae.stores import MARKER, StoreLike, local_path, new_store, open_store, shown
+from stackedae.stores import (
+    MARKER,
+    StoreLike,
+    file_system,
+    local_path,
+    new_store,
+    open_store,
+    shown,
+)
 
 MOST_JSON_BYTES = 4 * 2**20
 """Of all metadata of a store: parsed, JSON takes up to 24 times as much memory."""
@@ -257,8 +265,7 @@ def guarded(store: StoreLike, kind: str) -> StoreLike:
         store = FsspecStore.from_url(store, read_only=True)
     inner, within = (store.store, store.path) if isinstance(store, StorePath) else (store, "")
     assert isinstance(inner, Store)
-    files: Any = getattr(inner, "fs", None)
-    files = getattr(files, "sync_fs", files)
+    files = file_system(inner)
     if isinstance(inner, ZipStore) or isinstance(files, AbstractArchiveFileSystem):
         raise StoreError(f"{shown(store)}: is an archive; unpack it, and pass the folder.")
     if isinstance(inner, FsspecStore) and isinstance(files, LocalFileSystem):

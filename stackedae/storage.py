@@ -32,7 +32,15 @@ from stackedae.layout import Array
 from stackedae.malloc import keeping_freed_memory
 from stackedae.memory import MAX_BLOCK_ROWS, MAX_SHARDS, rows_per_chunk, rows_per_portion_read
 from stackedae.shards import RowSource, Shards
-from stackedae.stores import MARKER, StoreLike, local_path, new_store, open_store, shown
+from stackedae.stores import (
+    MARKER,
+    StoreLike,
+    list_anew,
+    local_path,
+    new_store,
+    open_store,
+    shown,
+)
 
 T = TypeVar("T")
 
@@ -100,6 +108,7 @@ def get_array(group: zarr.Group, name: str) -> Any:
 
 def refuse_incomplete(array: ZarrArray) -> None:
     """Raise a `DamagedChunkError` if chunks are missing that were written; reads none of them."""
+    list_anew(array.store)
     n_missing = array.nchunks - array.nchunks_initialized
     if n_missing:
         raise DamagedChunkError(

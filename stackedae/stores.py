@@ -110,6 +110,7 @@ def open_store(store: StoreLike, kind: str) -> zarr.Group:
             f"{name}: has format {written}, and this version of stackedae reads formats up to "
             f"{FORMAT}; install a later version."
         )
+    list_anew(group.store)
     return group
 
 
@@ -164,6 +165,21 @@ def exists(store: StoreLike) -> bool:
     return _holds_zarr(store) if path is None else path.exists()
 
 
+def list_anew(store: Store) -> None:
+    """Forget lists of files that fsspec keeps, which do not have what was written since."""
+    while isinstance(store, WrapperStore):
+        store = store._store
+    files = file_system(store)
+    if files is not None:
+        files.invalidate_cache()
+
+
+def file_system(store: Store) -> Any:
+    """Return the file system of fsspec behind a store; None if it is none of fsspec's."""
+    files = getattr(store, "fs", None)
+    return getattr(files, "sync_fs", files)
+
+
 def refuse_existing(store: StoreLike, *, overwrite: bool) -> None:
     """Raise a `StoreExistsError` if something is there that is not to be (or must not be) replaced.
 
@@ -185,7 +201,7 @@ def refuse_existing(store: StoreLike, *, overwrite: bool) -> None:
 def _holds_zarr(store: Any) -> bool:
     """Say whether there is anything of Zarr's; a store that cannot be asked is not an empty one."""
     try:
-        zarr.open(store, mode="r")
+        list_anew(zarr.open(store, mode="r").store)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except Exception as error:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import zarr
 from distributed import Client, LocalCluster, Nanny
+from distributed.chaos import KillWorker
 from distributed.deploy.subprocess import SubprocessCluster
 from distributed.scheduler import KilledWorker
 
@@ -260,6 +261,19 @@ def test_a_worker_that_nobody_replaces(stored, undisturbed):
         assert bits(fit(stored, act, batching="full")) == undisturbed(batching="full")
         assert act.done
         del client.cluster.workers[next(iter(client.cluster.workers))]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["segfault", "graceful", "sys.exit"])
+def test_workers_that_die_by_chance(stored, undisturbed, mode):
+    with workers() as client:
+        client.cluster.adapt(minimum=2, maximum=2, interval="100ms")  # some take their nanny along
+        client.register_plugin(KillWorker("5s", mode=mode), name="chance")
+        first, n_fits = set(pids(client)), 0
+        while n_fits < 3 or first & set(pids(client)):
+            assert bits(fit(stored, batching="full")) == undisturbed(batching="full")
+            n_fits += 1
+        client.unregister_worker_plugin("chance")
 
 
 # --- hung, slow, coming and going -------------------------------------------------------------
