@@ -1,18 +1,7 @@
 """Features of image patches without labels, learned where the patches are."""
 
-import stackedae.datasets as datasets
-from stackedae._version import __version__
-from stackedae.estimators import StackedAutoEncoder
-from stackedae.patches import extract_patches, open_patches
-from stackedae.plotting import FilterDisplay
-from stackedae.preprocessing import ContrastNormalizer
+import lazy_loader
 
-__all__ = [
-    "ContrastNormalizer",
-    "FilterDisplay",
-    "StackedAutoEncoder",
-    "__version__",
-    "datasets",
-    "extract_patches",
-    "open_patches",
-]
+# Workers import only what their tasks need, which takes half the time: much of what
+# a killed one costs.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -135,7 +135,7 @@ def demo(out: Path) -> None:
     patches = ContrastNormalizer().fit_transform(open_patches(out / "patches.zarr"))
     sae = StackedAutoEncoder((25,), sparsity_target=0.01, max_iter=150, tol=0, random_state=0)
     with _bar("fit", sae.max_iter) as advance:
-        sae.fit(patches, callback=lambda _: advance(1))
+        sae.fit(patches, callback=_moving(advance, sae.max_iter))
     sae.save(out / "model.zarr", overwrite=True)
     _write_montage(sae, None, out / "filters.png")
     click.echo(
@@ -305,7 +305,7 @@ def fit(
             _bar("fit", sae.max_iter * len(hidden)) as advance,
         ):
             warnings.simplefilter("always", ConvergenceWarning)
-            sae.fit(samples, callback=lambda _: advance(1))
+            sae.fit(samples, callback=_moving(advance, sae.max_iter))
     except KeyboardInterrupt:
         _tell_of_interruption(sae, out, overwrite, checkpoint)
         raise SystemExit(_INTERRUPTED) from None
@@ -472,3 +472,19 @@ def _bar(label: str, length: int) -> Iterator[Callable[[int], None]]:
     with click.progressbar(length=length, label=title, file=sys.stderr, width=30) as bar:
         yield bar.update
         bar.update(length)  # a fit that converged early is done all the same
+
+
+def _moving(advance: Callable[[int], None], max_iter: int) -> Callable[[dict[str, Any]], None]:
+    """Return a callback for `fit` that moves a bar to where training stands, however it got there.
+
+    A fit may go on from a checkpoint, and a layer may end early.
+    """
+    reached = 0
+
+    def callback(record: dict[str, Any]) -> None:
+        nonlocal reached
+        position = max_iter * record["layer"] + min(record["iteration"], max_iter)
+        advance(position - reached)
+        reached = position
+
+    return callback

@@ -129,7 +129,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         `rows_visited`, `bytes_read` and `seconds`; the last four are of this iteration alone.
     info : dict
         Where the model comes from: versions of packages, seed, what tells the data from others
-        (sizes, and a checksum of all rows), scheduler; also of earlier runs that a checkpoint
+        (sizes, and checksums of rows), scheduler; also of earlier runs that a checkpoint
         continued.
     n_iter_ : int
         Iterations of all layers together.

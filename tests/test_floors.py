@@ -1,6 +1,8 @@
 """Imports go down, floor by floor, or not at all."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import stackedae
@@ -92,3 +94,18 @@ def test_imports_inside_functions_are_of_optional_packages():
             if isinstance(function, ast.FunctionDef):
                 inner = {name for name in imports(function) if not name.startswith(tuple(OPTIONAL))}
                 assert not inner, f"{path.name}: {function.name}"
+
+
+def test_workers_import_what_tasks_need_and_no_more():
+    code = """
+import sys
+import stackedae.objective, stackedae.shards, stackedae.storage
+assert not {"sklearn", "skimage", "matplotlib", "stackedae.estimators"} & set(sys.modules)
+import stackedae
+assert stackedae.errors.StoreError and stackedae.layers.Layer
+assert "sklearn" not in sys.modules
+from stackedae import *
+assert StackedAutoEncoder is stackedae.estimators.StackedAutoEncoder
+assert "sklearn" in sys.modules and set(stackedae.__all__) <= set(dir(stackedae))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,15 @@
+from . import contrast as contrast
+from . import costs as costs
+from . import datasets as datasets
+from . import errors as errors
+from . import layers as layers
+from . import layout as layout
+from . import objective as objective
+from . import plotting as plotting
+from . import solvers as solvers
+from ._version import __version__ as __version__
+from .estimators import StackedAutoEncoder as StackedAutoEncoder
+from .patches import extract_patches as extract_patches
+from .patches import open_patches as open_patches
+from .plotting import FilterDisplay as FilterDisplay
+from .preprocessing import ContrastNormalizer as ContrastNormalizer
