@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,8 +43,8 @@ class Runner(Protocol):
     """Where calls are made: in this process at once, or as tasks of the active scheduler."""
 
     @property
-    def n_threads(self) -> int:
-        """Calls that are made at a time."""
+    def threads(self) -> Mapping[Place, int]:
+        """Calls that are made at a time, in each place."""
 
     def send(self, name: str, value: Any) -> Any:
         """Bring a value to where calls are made, once."""
@@ -71,7 +71,7 @@ class Runner(Protocol):
     def persist(self, *values: Any) -> tuple[Any, ...]:
         """Start to compute the results of calls, to be kept where they are."""
 
-    def share_out(self, sizes: Sequence[int]) -> Sequence[Place]:
+    def share_out(self, sizes: Sequence[int]) -> list[Place]:
         """Return places for things of such sizes: neighbours together, by the strength of each."""
 
 
@@ -79,9 +79,9 @@ class Here:
     """Runs calls at once, in this process, on as many threads as Dask would."""
 
     @property
-    def n_threads(self) -> int:
+    def threads(self) -> Mapping[Place, int]:
         """Threads of this process."""
-        return n_threads()
+        return {None: n_threads()}
 
     def send(self, name: str, value: T) -> T:
         """Return the value."""
@@ -108,7 +108,7 @@ class Here:
 
     persist = compute
 
-    def share_out(self, sizes: Sequence[int]) -> Sequence[Place]:
+    def share_out(self, sizes: Sequence[int]) -> list[Place]:
         """Return no places: all is here."""
         return [None] * len(sizes)
 
@@ -117,11 +117,10 @@ class OnCluster:
     """Makes tasks of calls, and computes them on the active Dask scheduler."""
 
     @property
-    def n_threads(self) -> int:
-        """Threads of all workers."""
+    def threads(self) -> Mapping[Place, int]:
+        """Threads of every worker; an adaptive cluster may have none yet."""
         client = active_client()
-        # An adaptive cluster may have no workers yet.
-        return n_threads() if client is None else max(1, sum(_threads_of(client).values()))
+        return Here().threads if client is None else _threads_of(client)
 
     def send(self, name: str, value: Any) -> Delayed:
         """Return the value as a task."""
@@ -164,24 +163,16 @@ class OnCluster:
         with _large_graphs(), explaining_failures():
             return tuple(dask.base.persist(*tasks))
 
-    def share_out(self, sizes: Sequence[int]) -> Sequence[Place]:
+    def share_out(self, sizes: Sequence[int]) -> list[Place]:
         """Return a worker for each thing: runs of them, as many threads so many things.
 
         Left to itself the scheduler moves rows about whenever a worker seems to be less busy.
         """
         client = active_client()
-        threads = {} if client is None else _threads_of(client)
-        if client is None or len(threads) < 2:
-            return [None] * len(sizes)
-        if client not in _MADE_WISHES:
+        if client is not None and client not in _MADE_WISHES:
             client.register_plugin(_WishesEnd())
             _MADE_WISHES.add(client)
-        borders = cut_in_proportion(sizes, list(threads.values()))
-        return [
-            worker
-            for worker, (start, stop) in zip(threads, pairwise(borders), strict=True)
-            for _ in range(start, stop)
-        ]
+        return share_out(sizes, self.threads)
 
 
 class _WishesEnd(distributed.SchedulerPlugin):
@@ -210,17 +201,71 @@ _MADE_WISHES = WeakSet[distributed.Client]()
 """Whose schedulers have the plugin."""
 
 
-def cut_in_proportion(sizes: Sequence[int], weights: Sequence[int]) -> list[int]:
-    """Return where to cut things of such sizes into runs whose sums are as these weights.
+def share_out(sizes: Sequence[int], threads: Mapping[Place, int]) -> list[Place]:
+    """Return a place for each of some things: runs of them, by the threads of the places.
 
     Examples
     --------
     Six things, of which the last are larger, for two workers of which the second is stronger:
 
-    >>> from stackedae.cluster import cut_in_proportion
-    >>> cut_in_proportion([1, 1, 1, 1, 2, 2], [1, 3])
-    [0, 2, 6]
+    >>> from stackedae.cluster import share_out
+    >>> share_out([1, 1, 1, 1, 2, 2], {"one": 1, "two": 3})
+    ['one', 'one', 'two', 'two', 'two', 'two']
     """
+    if not threads:
+        return [None] * len(sizes)
+    borders = cut_in_proportion(sizes, list(threads.values()))
+    return [
+        place
+        for place, (start, stop) in zip(threads, pairwise(borders), strict=True)
+        for _ in range(start, stop)
+    ]
+
+
+def follow(
+    places: Sequence[Place], sizes: Sequence[int], threads: Mapping[Place, int]
+) -> list[Place]:
+    """Return the places of things once workers have come or gone.
+
+    Who comes takes over from who is gone, so that all else stays where it is. If more come, and
+    are a notable part of all, everything is shared out anew.
+
+    Parameters
+    ----------
+    places : sequence of str or None
+        Where things were.
+    sizes : sequence of int
+        How large they are.
+    threads : mapping of str or None to int
+        Threads of the places that there are now.
+
+    Examples
+    --------
+    >>> from stackedae.cluster import follow
+    >>> follow(["a", "a", "b", "b"], [1, 1, 1, 1], {"b": 1, "c": 1})
+    ['c', 'c', 'b', 'b']
+    >>> follow(["a", "a", "b", "b"], [1, 1, 1, 1], {"a": 1, "b": 1, "c": 2})
+    ['a', 'b', 'c', 'c']
+    """
+    before = list(dict.fromkeys(places))
+    new = [place for place in threads if place not in before]
+    if not new:
+        return list(places)
+    heirs = dict(zip((place for place in before if place not in threads), new, strict=False))
+    after = [heirs.get(place, place) for place in before]
+    more = new[len(heirs) :]
+    if sum(threads[place] for place in more) > NOTABLE_SHARE * sum(threads.values()):
+        order = [place for place in after if place in threads] + more
+        return share_out(sizes, {place: threads[place] for place in order})
+    return [heirs.get(place, place) for place in places]
+
+
+NOTABLE_SHARE = 1 / 8
+"""Share of the threads for which it is worth while to move half of the rows."""
+
+
+def cut_in_proportion(sizes: Sequence[int], weights: Sequence[int]) -> list[int]:
+    """Return where to cut things of such sizes into runs whose sums are as these weights."""
     middles = [end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True)]
     per_weight = sum(sizes) / sum(weights)
     borders = [weight * per_weight for weight in accumulate(weights)]
@@ -339,7 +384,7 @@ def active_client() -> distributed.Client | None:
     return client if isinstance(client, distributed.Client) else None
 
 
-def _threads_of(client: distributed.Client) -> dict[str, int]:
+def _threads_of(client: distributed.Client) -> dict[Place, int]:
     """Return the threads of every worker."""
     with explaining_failures():
         return dict(client.nthreads())

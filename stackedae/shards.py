@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -14,16 +15,22 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from stackedae.arrays import Scratch
-from stackedae.cluster import Here, OnCluster, Place, Runner
+from stackedae.cluster import Here, OnCluster, Place, Runner, follow
 from stackedae.layout import Array, Vector
 from stackedae.malloc import return_freed_memory
 from stackedae.memory import MAX_SHARD_BYTES, halvings, n_tasks, rows_per_shard
 
 T = TypeVar("T")
 
+_LOGGER = logging.getLogger("stackedae")
+
 Begin = Callable[..., Callable[..., Any]]
 """``begin(*arguments, rows)`` prepares for rows like these, and returns ``step(rows, out)``, which
 adds sums over rows to `out` (None: to zero) and returns it."""
+
+
+_Plan = tuple[list[tuple[int, int]], list[Place] | None]
+"""Branches, as their first shard and the first that is not in it any more, and their places."""
 
 
 class RowSource:
@@ -96,7 +103,7 @@ class Shards:
 
     Parameters
     ----------
-    blocks : sequence of Delayed, RowSource or ndarray
+    blocks : list of Delayed, RowSource or ndarray
         The rows of each shard, (rows, n_features) once computed; ndarrays if the client has them.
     rows : tuple of int
         Rows of each shard; they depend on the data alone, never on the cluster.
@@ -108,19 +115,20 @@ class Shards:
         Whether rows are kept in memory, and not read or computed again by every use.
     here : bool
         Whether the client has the rows and works on them itself.
-    places : sequence of str or None
-        Workers that hold the shards; None: nobody in particular.
+    places : list of str or None
+        Workers that hold the shards; None: nobody in particular. When workers come and go, these
+        and the blocks change in place, for all that use them.
     whole : bool
         Whether all rows of a shard come at once where they are not held, and not in portions.
     """
 
-    blocks: Sequence[Any]
+    blocks: list[Any]
     rows: tuple[int, ...]
     n_features: int
     dtype: np.dtype[Any]
     held: bool = False
     here: bool = False
-    places: Sequence[Place] | None = None
+    places: list[Place] | None = None
     whole: bool = True
 
     @property
@@ -158,7 +166,7 @@ class Shards:
         places = None if here else run.share_out(self.rows)
         calls, each = ((block,) for block in self.blocks), pairwise(range(len(self.rows) + 1))
         loads = run.calls("stackedae-load", _aligned, calls, places, each)
-        blocks = (run.compute if here else run.persist)(*loads)
+        blocks = list((run.compute if here else run.persist)(*loads))
         return_freed_memory()  # what reading took; workers have set that it goes back at once
         return replace(self, blocks=blocks, held=True, here=self.here or here, places=places)
 
@@ -218,11 +226,10 @@ class Shards:
         *arguments, name
             As for `sum`.
         """
-        run, branches = self._runner, self._branches()
+        run, (branches, places) = self._runner, self._plan()
         sent = self._send(arguments, name)
         groups = [self.blocks[start:stop] for start, stop in branches]
         calls = ((*sent, group) for group in groups)
-        places = self._places(branches)
         both = run.calls(name, partial(_first_stage, first, self.held), calls, places, branches)
         sums = [run.call("stackedae-sums-of", operator.itemgetter(1), each) for each in both]
         total = self._tree(branches, sums)
@@ -245,9 +252,10 @@ class Shards:
         here : bool
             Whether the client is to hold it.
         """
-        run, branches = self._runner, self._branches()
+        run, plan = self._runner, self._plan()
+        branches, _ = plan
         both = self._calls(
-            partial(_sum_and_take, begin, draw), arguments, name, branches, *self._numbers
+            partial(_sum_and_take, begin, draw), arguments, name, plan, *self._numbers
         )
         sums = [run.call("stackedae-sums-of", operator.itemgetter(0), each) for each in both]
         drawn = [run.call("stackedae-drawn-of", operator.itemgetter(1), each) for each in both]
@@ -261,10 +269,10 @@ class Shards:
 
     def draw(self, draw: Draw, *, here: bool = False) -> Shards:
         """Return a sample of rows, held by the client if `here`, else where these are."""
-        run, branches = self._runner, self._branches()
-        parts = self._calls(partial(_take, draw), (), "stackedae-draw", branches, *self._numbers)
-        sample = self._joined(branches, parts, draw)
-        blocks = (run.compute if here else run.persist)(*sample.blocks)
+        run, plan = self._runner, self._plan()
+        parts = self._calls(partial(_take, draw), (), "stackedae-draw", plan, *self._numbers)
+        sample = self._joined(plan[0], parts, draw)
+        blocks = list((run.compute if here else run.persist)(*sample.blocks))
         return replace(sample, blocks=blocks, here=here or self.here)
 
     def gather(self, function: Callable[..., T], *each: Sequence[Any], name: str) -> tuple[T, ...]:
@@ -279,20 +287,44 @@ class Shards:
         name : str
             What dashboards call the tasks.
         """
-        parts = self._calls(partial(_on_each, function), (), name, self._branches(), *each)
+        parts = self._calls(partial(_on_each, function), (), name, self._plan(), *each)
         return tuple(value for part in self._runner.compute(*parts) for value in part)
 
     @property
     def shards_per_task(self) -> int:
         """Shards that a task takes, at most."""
-        return max(stop - start for start, stop in self._branches())
+        return max(stop - start for start, stop in self._branches(self._runner.threads))
 
-    def _branches(self) -> list[tuple[int, int]]:
-        """Return which shards each task is to take."""
-        tasks = n_tasks(self.n_bytes, self._runner.n_threads)
+    def _plan(self) -> _Plan:
+        """Return which shards each task is to take, and where; see that they are there."""
+        threads = self._runner.threads
+        branches = self._branches(threads)
+        if self.here or self.places is None:
+            return branches, None
+        self._follow(self.places, threads)
+        # Who holds the middle of a branch holds most of it.
+        return branches, [self.places[(start + stop) // 2] for start, stop in branches]
+
+    def _branches(self, threads: Mapping[Place, int]) -> list[tuple[int, int]]:
+        tasks = n_tasks(self.n_bytes, max(1, sum(threads.values())))
         if self.whole and not self.held:  # all of a task's shards are in memory before it begins
             tasks = max(tasks, -(-self.n_bytes // MAX_SHARD_BYTES))
         return halvings(len(self.rows), tasks)
+
+    def _follow(self, places: list[Place], threads: Mapping[Place, int]) -> None:
+        """Move shards to workers that came, which would have nothing to do."""
+        after = follow(places, self.rows, threads)
+        moved = [shard for shard, place in enumerate(after) if place != places[shard]]
+        if not moved:
+            return
+        _LOGGER.info("%d of %d shards go to workers that came", len(moved), len(places))
+        calls = [(self.blocks[shard],) for shard in moved]
+        to, each = [after[shard] for shard in moved], [(shard, shard + 1) for shard in moved]
+        run = self._runner
+        blocks = run.persist(*run.calls("stackedae-move", _aligned, calls, to, each))
+        for shard, block in zip(moved, blocks, strict=True):
+            self.blocks[shard] = block
+        places[:] = after
 
     def _tree(self, branches: Sequence[tuple[int, int]], sums: Sequence[Any]) -> Any:
         return _tree(self._runner, dict(zip(branches, sums, strict=True)), 0, len(self.rows))
@@ -335,22 +367,17 @@ class Shards:
         function: Callable[..., Any],
         arguments: tuple[Any, ...],
         name: str,
-        branches: Sequence[tuple[int, int]],
+        plan: _Plan,
         *each: Sequence[Any],
     ) -> list[Any]:
         """Call ``function(*arguments, *of_each, blocks)`` for every branch."""
+        branches, places = plan
         sent = self._send(arguments, name)
         calls = (
             (*sent, *(values[start:stop] for values in (*each, self.blocks)))
             for start, stop in branches
         )
-        return self._runner.calls(name, function, calls, self._places(branches), branches)
-
-    def _places(self, branches: Sequence[tuple[int, int]]) -> Sequence[Place] | None:
-        """Return who holds the middle of each branch, and so most of it."""
-        if self.places is None:
-            return None
-        return [self.places[(start + stop) // 2] for start, stop in branches]
+        return self._runner.calls(name, function, calls, places, branches)
 
 
 def sum_each(
@@ -359,9 +386,9 @@ def sum_each(
     """Return what `Shards.sum` does of each of several, from one round trip."""
     totals = []
     for shards in parts:
-        branches = shards._branches()
-        sums = shards._calls(partial(_sum_rows, begin), arguments, name, branches)
-        totals.append(shards._tree(branches, sums))
+        plan = shards._plan()
+        sums = shards._calls(partial(_sum_rows, begin), arguments, name, plan)
+        totals.append(shards._tree(plan[0], sums))
     return parts[0]._runner.compute(*totals)
 
 

@@ -3,7 +3,7 @@ import distributed
 import numpy as np
 import psutil
 
-from stackedae.cluster import OnCluster, cut_in_proportion, memory_of_workers
+from stackedae.cluster import OnCluster, cut_in_proportion, follow, memory_of_workers, share_out
 
 
 def test_memory_of_the_workers(cluster):
@@ -29,7 +29,34 @@ def test_shares_are_runs_in_proportion_to_threads(cluster):
     with cluster.as_current():
         workers = list(cluster.nthreads())
         places = OnCluster().share_out([1] * 10)
-    expected = [None] * 10 if len(workers) == 1 else [w for w in workers for _ in range(5)]
-    assert places == expected
+    assert places == [w for w in workers for _ in range(10 // len(workers))]
     assert cut_in_proportion([1] * 12, [1, 2, 1]) == [0, 3, 9, 12]
     assert cut_in_proportion([5], [1, 1]) in ([0, 0, 1], [0, 1, 1])
+
+
+SIZES = [3] * 30
+OF_THREE = share_out(SIZES, {"a": 1, "b": 1, "c": 1})
+
+
+def moved(threads):
+    after = follow(OF_THREE, SIZES, threads)
+    assert follow(after, SIZES, threads) == after
+    return "".join(now if then != now else "." for then, now in zip(OF_THREE, after, strict=True))
+
+
+def test_nothing_moves_while_nobody_comes():
+    assert moved({"a": 1, "b": 1, "c": 1}) == "." * 30
+    assert moved({"c": 1}) == "." * 30
+    assert moved({}) == "." * 30
+
+
+def test_who_comes_takes_over_from_who_is_gone():
+    assert moved({"a": 1, "c": 1, "d": 1}) == 10 * "." + 10 * "d" + 10 * "."
+    assert moved({"d": 1, "e": 1, "f": 1}) == 10 * "d" + 10 * "e" + 10 * "f"
+    assert moved({"a": 1, "d": 1}) == 10 * "." + 10 * "d" + 10 * "."
+
+
+def test_all_is_shared_out_anew_if_many_come():
+    assert moved({"a": 1, "b": 1, "c": 1, "d": 3}) == 5 * "." + 5 * "b" + 5 * "c" + 15 * "d"
+    assert moved({"a": 10, "b": 10, "c": 10, "d": 1}) == "." * 30
+    assert set(follow(OF_THREE, SIZES, {"a": 1, "d": 1, "e": 1, "f": 1})) == set("adef")

@@ -308,17 +308,45 @@ def test_a_worker_that_is_slow(stored, undisturbed):
         assert act.done
 
 
+def shards_held(client):
+    """How many shards of each worker that there is now are where they should be."""
+    held = client.has_what()
+    return sorted(
+        sum("-load-" in str(key) or "-move-" in str(key) for key in held[worker])
+        for worker in client.nthreads()
+    )
+
+
 @pytest.mark.long
 def test_workers_that_join(stored, undisturbed):
     with workers(1) as client:
+        seen = []
 
         def act():
             client.cluster.scale(3)
             client.wait_for_workers(3)
 
-        act = at(2, act)
-        assert bits(fit(stored, act, batching="full")) == undisturbed(batching="full")
-        assert act.done
+        act, look = at(2, act), at(10, lambda: seen.append(shards_held(client)))
+        model = fit(stored, lambda record: (act(record), look(record)), batching="full")
+        assert bits(model) == undisturbed(batching="full")
+    assert seen == [[1, 1, 2]]
+
+
+@pytest.mark.long
+def test_who_comes_back_has_work_again(stored, undisturbed):
+    with workers(2) as client:
+        seen = []
+
+        def act():
+            before = set(client.nthreads())
+            kill(client)
+            while len(set(client.nthreads()) | before) < 3 or len(client.nthreads()) < 2:
+                time.sleep(0.05)
+
+        act, look = at(2, act), at(10, lambda: seen.append(shards_held(client)))
+        model = fit(stored, lambda record: (act(record), look(record)), batching="full")
+        assert bits(model) == undisturbed(batching="full")
+    assert seen == [[2, 2]]
 
 
 @pytest.mark.long
