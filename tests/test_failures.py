@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import dask
 import dask.array as da
@@ -270,10 +273,21 @@ def test_workers_that_die_by_chance(stored, undisturbed, mode):
         client.cluster.adapt(minimum=2, maximum=2, interval="100ms")  # some take their nanny along
         client.register_plugin(KillWorker("5s", mode=mode), name="chance")
         first, n_fits = set(pids(client)), 0
-        while n_fits < 3 or first & set(pids(client)):
+        while not n_fits or first & set(pids(client)):
             assert bits(fit(stored, batching="full")) == undisturbed(batching="full")
             n_fits += 1
         client.unregister_worker_plugin("chance")
+
+
+@pytest.mark.long
+def test_a_worker_killed_every_three_seconds_for_a_minute():
+    script = Path(__file__).parents[1] / "benchmarks" / "faults.py"
+    done = subprocess.run(
+        [sys.executable, script, "--only", "workers", "--seed", "3"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    assert "bits equal" in done.stdout
 
 
 # --- hung, slow, coming and going -------------------------------------------------------------
@@ -430,9 +444,6 @@ def test_data_that_only_a_worker_had(stored):
 
 @pytest.mark.long
 def test_the_scheduler_dies(stored, undisturbed):
-    import subprocess
-    import sys
-
     scheduler = subprocess.Popen(
         [
             *(sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"),
