@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import uuid
@@ -34,7 +35,8 @@ def new_store(
 
     A store on a local path is written under a hidden name beside it and renamed when complete, so
     that an interrupted write leaves nothing under the path, and what is overwritten stays until
-    then. Any other store is written in place, and marked when complete.
+    then (both in one step, where the system can exchange folders). Any other store is written in
+    place, and marked when complete.
 
     Parameters
     ----------
@@ -216,13 +218,29 @@ def _mark(group: zarr.Group, kind: str, marks: Mapping[str, Any]) -> None:
 
 
 def _move_into_place(unfinished: Path, path: Path) -> None:
+    """Rename; what was there is then under the name of what was unfinished, or gone."""
     if not path.exists():
         unfinished.rename(path)
+        return
+    if _exchange(unfinished, path):
         return
     old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
     path.rename(old)
     unfinished.rename(path)
     shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, if the system can, so that there is always one."""
+    rename = getattr(_LIBC, "renameat2", None)  # Linux has it
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    done: int = rename(here, os.fsencode(one), here, os.fsencode(other), exchange)
+    return done == 0
+
+
+_LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 def _flush(path: Path) -> None:

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -118,6 +120,19 @@ def test_a_model_that_was_tampered_with_is_refused(model):
         edit("model.zarr", model={**values, "layers": layers})
         with pytest.raises(StoreError, match=message):
             StackedAutoEncoder.load("model.zarr")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="renames cannot be exchanged")
+def test_there_is_always_a_model_while_it_is_overwritten(model):
+    model.save("model.zarr")
+    watched = "import os\nwhile os.path.exists('model.zarr'): pass"
+    watcher = subprocess.Popen([sys.executable, "-c", watched])
+    for _ in range(30):
+        model.save("model.zarr", overwrite=True)
+    assert watcher.poll() is None, "there was none"
+    watcher.kill()
+    watcher.wait()
+    assert os.listdir() == ["model.zarr"]
 
 
 def test_a_damaged_model_is_refused(model):
