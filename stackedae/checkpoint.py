@@ -47,6 +47,7 @@ from stackedae.progress import STAGES, Progress, Stage
 from stackedae.solvers import SolverState, Status
 from stackedae.solvers.state import Pair
 from stackedae.stores import (
+    MARKER,
     UNFINISHED,
     StoreLike,
     exists,
@@ -103,7 +104,7 @@ class Checkpoint:
         CheckpointError
             If it has other settings, naming the first that differs, or is damaged.
         """
-        if not exists(self.store):
+        if not _is_begun(self.store):
             return None
         newest = read_checkpoint(self.store)
         self.number = max(_numbers(self.store), default=0)
@@ -143,8 +144,8 @@ class Checkpoint:
     def write(self, progress: Progress) -> None:
         """Write progress down now."""
         began = time.monotonic()
-        if self.number == 0 and not exists(self.store):
-            with new_store(self.store, KIND, overwrite=False, durable=True):
+        if self.number == 0 and not _is_begun(self.store):
+            with new_store(self.store, KIND, overwrite=True, durable=True):
                 pass
         generation = _generation(self.store, self.number + 1)
         if exists(generation):
@@ -183,8 +184,10 @@ def read_checkpoint(store: StoreLike) -> tuple[dict[str, Any], Progress] | None:
     CheckpointError
         If what was written last is damaged, and what was written before as well.
     """
-    damage: list[StoreError] = []
-    for number in reversed(_numbers(store)):
+    damage, numbers = list[StoreError](), _numbers(store)
+    if numbers == [1] and _is_unfinished(_generation(store, 1), OF_ONE):
+        return None
+    for number in reversed(numbers):
         try:
             return _taken(read_document(_generation(store, number), OF_ONE))
         except StoreError as error:
@@ -210,6 +213,22 @@ def _numbers(store: StoreLike) -> list[int]:
         # A damaged group has a number, too.
         names = names_in(group) if path is None else os.listdir(path)
     return sorted(int(name) for name in names if _GENERATION.fullmatch(name))
+
+
+def _is_begun(store: StoreLike) -> bool:
+    """Say whether anything is there but the empty group that a killed writer left in place."""
+    return exists(store) and not _is_unfinished(store, KIND, empty=True)
+
+
+def _is_unfinished(store: StoreLike, kind: str, *, empty: bool = False) -> bool:
+    """Say whether what is written in place was never marked as complete; a rename is complete."""
+    if local_path(store) is not None:
+        return False
+    try:
+        group = zarr.open_group(guarded(store, kind), mode="r")
+        return not (MARKER in group.attrs or (empty and (names_in(group) or dict(group.attrs))))
+    except Exception:  # damaged, which reading it will tell
+        return False
 
 
 def _compare(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import time
 import fsspec
 import numpy as np
 import pytest
+import zarr
 
 from stackedae import StackedAutoEncoder, extract_patches, open_patches
 from stackedae.errors import CheckpointError, StoreExistsError
@@ -83,14 +84,13 @@ sae.fit(X).save("s3://bucket/fitted.zarr")
 
 def test_a_client_killed_again_and_again_goes_on_from_a_bucket(bucket, undisturbed):
     """Lists of files that one process keeps are not those of another."""
-    for wait in (0.5, 1, 2, None):
-        fit = subprocess.Popen([sys.executable, "-c", FIT], stdout=subprocess.PIPE)
-        fit.stdout.readline()
-        if wait is not None:
-            time.sleep(wait)
-            assert fit.poll() is None
-            fit.send_signal(signal.SIGKILL)
-        fit.communicate()
+    for wait in (0.2, 0.5, 1, 2, None):
+        with subprocess.Popen([sys.executable, "-c", FIT], stdout=subprocess.PIPE) as fit:
+            fit.stdout.readline()
+            if wait is not None:
+                time.sleep(wait)
+                assert fit.poll() is None
+                fit.send_signal(signal.SIGKILL)
     assert fit.returncode == 0
     assert bits(StackedAutoEncoder.load(f"{bucket}/fitted.zarr")) == bits(undisturbed)
 
@@ -113,6 +113,24 @@ def test_two_checkpoints_are_kept_in_a_bucket(bucket, X, undisturbed):
     assert bits(sae.fit(X)) == bits(undisturbed)
     with pytest.raises(CheckpointError, match="max_iter=6, and it is 7 now"):
         sae.set_params(max_iter=7).fit(X)
+
+
+def test_a_first_checkpoint_that_was_never_complete_is_none(bucket, X, undisturbed):
+    where = f"{bucket}/first.zarr"
+    sae = StackedAutoEncoder(**SETTINGS, checkpoint=where, checkpoint_every="1h")
+
+    def stop(record):
+        raise StopHereError
+
+    with pytest.raises(StopHereError):
+        sae.fit(X, callback=stop)
+    group = zarr.open_group(f"{where}/00000001", mode="r+")
+    del group.attrs["stackedae"]
+    fsspec.filesystem("s3").rm(f"{where}/00000002", recursive=True)
+    assert bits(sae.fit(X)) == bits(undisturbed)
+    fsspec.filesystem("s3").rm(where, recursive=True)
+    zarr.open_group(where, mode="w")  # killed before it was marked
+    assert bits(sae.fit(X)) == bits(undisturbed)
 
 
 def test_what_is_overwritten_in_a_bucket_is_gone(bucket, X):
