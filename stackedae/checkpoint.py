@@ -144,8 +144,10 @@ class Checkpoint:
     def write(self, progress: Progress) -> None:
         """Write progress down now."""
         began = time.monotonic()
-        if self.number == 0 and not _is_begun(self.store):
-            with new_store(self.store, KIND, overwrite=True, durable=True):
+        left = self.number == 0 and exists(self.store)
+        if self.number == 0 and not (left and _is_begun(self.store)):
+            # What a killed writer left is replaced; what came meanwhile is not.
+            with new_store(self.store, KIND, overwrite=left, durable=True):
                 pass
         generation = _generation(self.store, self.number + 1)
         if exists(generation):

@@ -76,7 +76,7 @@ FIT = f"""
 import numpy as np
 from stackedae import StackedAutoEncoder
 X = np.random.default_rng(0).random((17_000, 12), dtype=np.float32)
-sae = StackedAutoEncoder(**{SETTINGS}, checkpoint="s3://bucket/run.zarr", checkpoint_every=2)
+sae = StackedAutoEncoder(**{SETTINGS}, checkpoint="s3://bucket/run.zarr", checkpoint_every=1)
 print("it begins", flush=True)
 sae.fit(X).save("s3://bucket/fitted.zarr")
 """
