@@ -9,7 +9,11 @@ from . import plotting as plotting
 from . import solvers as solvers
 from ._version import __version__ as __version__
 from .estimators import StackedAutoEncoder as StackedAutoEncoder
+from .features import error_map as error_map
+from .features import feature_map as feature_map
+from .features import reconstruct_image as reconstruct_image
 from .patches import extract_patches as extract_patches
 from .patches import open_patches as open_patches
 from .plotting import FilterDisplay as FilterDisplay
 from .preprocessing import ContrastNormalizer as ContrastNormalizer
+from .sources import open_image as open_image

@@ -131,7 +131,7 @@ def demo(out: Path) -> None:
     started = time.perf_counter()
     plan = plan_patches(natural_images(), (8, 8), 100_000, rng=0)
     with _bar("patches", len(plan.numbers)) as advance:
-        plan.write(out / "patches.zarr", overwrite=True, on_written=advance)
+        plan.write(out / "patches.zarr", overwrite=True, on_cut=advance)
     patches = ContrastNormalizer().fit_transform(open_patches(out / "patches.zarr"))
     sae = StackedAutoEncoder((25,), sparsity_target=0.01, max_iter=150, tol=0, random_state=0)
     with _bar("fit", sae.max_iter) as advance:
@@ -187,7 +187,7 @@ def extract(
         images, patch_shape, n_patches, stride=stride, chunks=chunks, dtype=_dtype(dtype), rng=seed
     )
     with _bar("patches", len(plan.numbers)) as advance:
-        plan.write(out, overwrite=overwrite, on_written=advance)
+        plan.write(out, overwrite=overwrite, on_cut=advance)
     click.echo(f"{out}  {_describe(plan.shape, plan.dims, plan.dtype)}")
 
 

@@ -6,6 +6,7 @@ A `distributed.Client` is used if there is one, else threads.
 from __future__ import annotations
 
 import math
+import tempfile
 import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -395,6 +396,15 @@ def n_threads() -> int:
     if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
         return 1
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+def scratch_folder() -> str:
+    """Return where this process may put files for a while."""
+    for key in ("stackedae.scratch", "temporary-directory"):
+        told = dask.config.get(key, None)
+        if told is not None:
+            return str(told)
+    return tempfile.gettempdir()
 
 
 @cache

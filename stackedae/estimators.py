@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import xarray as xr
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -137,6 +138,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         J of the last layer at the end, over all samples.
     sample_shape_ : tuple of int
         Shape of one sample, as `fit` saw it.
+    sample_dims_ : tuple of str, or None
+        Names of the dimensions of one sample, if `fit` saw any.
     n_features_in_ : int
         Entries of one sample.
     feature_names_in_ : ndarray of str
@@ -249,6 +252,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         checkpoint = self._checkpoint()
         X = check_samples(self, X, reset=True)
         self.sample_shape_ = tuple(X.shape[1:])
+        self.sample_dims_ = tuple(map(str, X.dims[1:])) if isinstance(X, xr.DataArray) else None
         fit_stack(
             X,
             layer_settings,
@@ -303,8 +307,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Returns
         -------
         container of shape (n_samples, \*sample_shape\_)
-            The trailing dimensions of a DataArray are "feature" for flat samples, else y, x and
-            channel, or dim_1, dim_2, … if there are more than these.
+            The trailing dimensions of a DataArray are those that `fit` saw; without names
+            "feature" for flat samples, else y, x and channel, or dim_1, dim_2, … if there are more.
         """
         check_is_fitted(self)
         n_hidden = self._n_features_out
@@ -313,7 +317,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"X has shape {tuple(X.shape)}, and the last layer has {n_hidden} features; pass "
                 f"activations of shape (n_samples, {n_hidden}), as transform returns them."
             )
-        return self._map("decode", X, _named(self.sample_shape_))
+        return self._map("decode", X, _named(self.sample_shape_, self.sample_dims_))
 
     def reconstruct(self, X: Container) -> Container:
         """Return samples after a pass through all layers, up and down again.
@@ -415,6 +419,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             "n_features_in": self.n_features_in_,
             "feature_names_in": _plain(getattr(self, "feature_names_in_", None)),
             "sample_shape": list(self.sample_shape_),
+            "sample_dims": _plain(self.sample_dims_),
             "info": self.info,
         }
         save_model(path, self.layers_, self.history_, document, overwrite=overwrite)
@@ -449,6 +454,10 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             if not n_features == document["n_features_in"] == math.prod(shape):
                 raise ValueError(f"samples of shape {shape} do not fit its first layer")
             model.n_features_in_, model.sample_shape_ = n_features, shape
+            dims = document.get("sample_dims")  # models of version 0.1 had none
+            model.sample_dims_ = None if dims is None else tuple(plain(str, dim) for dim in dims)
+            if dims is not None and len(dims) != len(shape):
+                raise ValueError("it has names for other dimensions")
             names, model._info = document["feature_names_in"], dict(document["info"])
             if names is not None:
                 names = np.array([plain(str, name) for name in names], dtype=object)
@@ -621,11 +630,11 @@ def _as_float(name: str, value: Any) -> float:
         raise ArgumentError(name, value, "is no number", "pass a float") from error
 
 
-def _named(sample_shape: tuple[int, ...]) -> dict[str, int]:
-    """Return the dimensions of a sample of this shape by the names that users expect."""
+def _named(sample_shape: tuple[int, ...], dims: tuple[str, ...] | None) -> dict[str, int]:
+    """Return the dimensions of a sample by name: as `fit` saw them, or as users expect them."""
     names = {1: ("feature",), 2: ("y", "x"), 3: ("y", "x", "channel")}
     numbered = tuple(f"dim_{i + 1}" for i in range(len(sample_shape)))
-    return dict(zip(names.get(len(sample_shape), numbered), sample_shape, strict=True))
+    return dict(zip(dims or names.get(len(sample_shape), numbered), sample_shape, strict=True))
 
 
 def _plain(value: Any) -> Any:

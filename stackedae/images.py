@@ -1,239 +1,444 @@
-"""Images from whatever holds them: arrays, Dask arrays, DataArrays, files."""
+"""Images in arrays: which axes are of space, where chunks lie, and how to read a box of pixels."""
 
 from __future__ import annotations
 
-import glob
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import compute
+from dask.system import CPU_COUNT
+from distributed.system import MEMORY_LIMIT
 from numpy.typing import NDArray
 
-from stackedae.errors import ArgumentError, ImageError
+from stackedae.cluster import task
+from stackedae.errors import ArgumentError
+from stackedae.memory import MIB
+from stackedae.storage import reader_behind
 
 MAX_CHANNELS = 4
 """A last axis no longer than this holds the channels of one image (grey+alpha, RGB, RGBA)."""
 
-_CHANNEL_DIMS = frozenset({"channel", "channels", "c", "band", "rgb"})
-_KEEP_DECODED_BYTES = 256 * 2**20
+CHANNEL = "channel"
+SPACE = ("z", "y", "x")
+"""What axes are called where they have no names."""
 
-Region = tuple[slice, slice]
+_CHANNEL_DIMS = frozenset({"channel", "channels", "c", "band", "bands", "rgb", "variable"})
 
+Box = tuple[slice, ...]
+"""A range of pixels along each axis, but for that of channels."""
 
-class Image(ABC):
-    """One image of shape (height, width) or (height, width, channels)."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    lazy = False
-
-    def borders(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Return where stored tiles start along y and x; patches of one tile are read together."""
-        return (0,), (0,)
-
-    @abstractmethod
-    def read(self, regions: Sequence[Region]) -> Sequence[NDArray[Any]]:
-        """Return the pixels of the regions."""
+Dims = Sequence[Hashable] | None
 
 
-class ArrayImage(Image):
-    """An image in memory."""
-
-    def __init__(self, pixels: NDArray[Any]) -> None:
-        self.pixels, self.shape, self.dtype = pixels, pixels.shape, pixels.dtype
-
-    def read(self, regions: Sequence[Region]) -> Sequence[NDArray[Any]]:
-        """Return views."""
-        return [self.pixels[region] for region in regions]
-
-
-class DaskImage(Image):
-    """An image that Dask reads chunk by chunk."""
-
-    lazy = True
-
-    def __init__(self, pixels: da.Array) -> None:
-        self.pixels, self.shape, self.dtype = pixels, pixels.shape, pixels.dtype
-
-    def borders(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Return where the chunks start."""
-        starts = [np.cumsum((0, *sizes[:-1])).tolist() for sizes in self.pixels.chunks[:2]]
-        return starts[0], starts[1]
-
-    def read(self, regions: Sequence[Region]) -> Sequence[NDArray[Any]]:
-        """Compute the regions together on the active scheduler."""
-        return list(compute(*(self.pixels[region] for region in regions)))
-
-
-class FileImage(Image):
-    """An image file, decoded by scikit-image."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.keep = False
-        self.shape, self.dtype = self._decoded.shape, self._decoded.dtype
-
-    @cached_property
-    def _decoded(self) -> NDArray[Any]:
-        from skimage.io import imread  # slow to import, and arrays do without
-
-        try:
-            pixels = np.asarray(imread(self.path))
-        except Exception as error:
-            raise ImageError(
-                f"images: {self.path} cannot be read as an image ({_one_line(error)}); "
-                "remove it from the list or convert it."
-            ) from error
-        if pixels.ndim not in (2, 3):
-            raise ImageError(
-                f"images: {self.path} has shape {pixels.shape}, not (height, width[, channels]); "
-                "pass its planes as arrays."
-            )
-        return pixels
-
-    def forget(self) -> None:
-        """Drop the decoded pixels; they are decoded again when next read."""
-        self.__dict__.pop("_decoded", None)
-
-    def read(self, regions: Sequence[Region]) -> Sequence[NDArray[Any]]:
-        """Decode the file unless its pixels are kept."""
-        pixels = self._decoded
-        if not self.keep:
-            self.forget()
-        return [pixels[region] for region in regions]
-
-
-def open_images(images: Any, *, with_channels: bool) -> list[Image]:
-    """Return the images in whatever a user passes.
+@dataclass(frozen=True)
+class Images:
+    """Images of one shape in one array, in the order (…, y, x, channel) whatever that of the array.
 
     Parameters
     ----------
-    images : array, sequence of arrays, path, glob, or sequence of paths
-        See `extract_patches`.
-    with_channels : bool
-        Whether a patch was asked for with a channel axis: then the last axis holds channels
-        however long it is.
+    array : DataArray
+        One image, or a stack of them.
+    leading, space : tuple of int
+        Its axes along which images follow each other, and those of space.
+    channel : int or None
+        That of the channels.
+    """
+
+    array: xr.DataArray
+    leading: tuple[int, ...]
+    space: tuple[int, ...]
+    channel: int | None
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The axes of the array in our order."""
+        return (*self.leading, *self.space, *(() if self.channel is None else (self.channel,)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Images along each leading axis, pixels along those of space, and channels."""
+        return tuple(self.array.shape[axis] for axis in self.order)
+
+    @property
+    def n_leading(self) -> int:
+        """Axes along which images follow each other."""
+        return len(self.leading)
+
+    @property
+    def space_shape(self) -> tuple[int, ...]:
+        """Pixels of an image along each axis of space."""
+        return tuple(self.array.shape[axis] for axis in self.space)
+
+    @property
+    def n_images(self) -> int:
+        """Images in the array."""
+        return math.prod(self.shape[: self.n_leading])
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The number of channels, if there is an axis of them."""
+        return () if self.channel is None else (self.array.shape[self.channel],)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return np.dtype(self.array.dtype)
+
+    @property
+    def here(self) -> bool:
+        """Whether the pixels are in the memory of this process."""
+        return not isinstance(self.array.data, da.Array)
+
+    @property
+    def named(self) -> bool:
+        """Whether the dimensions have names of their own."""
+        return not _is_nameless(self.array)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the axes of space."""
+        if not self.named:
+            return SPACE[-len(self.space) :]
+        return tuple(str(self.array.dims[axis]) for axis in self.space)
+
+    @property
+    def all_dims(self) -> tuple[str, ...]:
+        """Names of all axes of the array."""
+        names = list(map(str, self.array.dims))
+        if not self.named:
+            for number, axis in enumerate(self.leading):
+                names[axis] = "image" if self.n_leading == 1 else f"image_{number}"
+            for axis, dim in zip(self.space, self.dims, strict=True):
+                names[axis] = dim
+        return tuple(names)
+
+    @cached_property
+    def borders(self) -> tuple[NDArray[np.int64], ...]:
+        """Where chunks start along the leading axes and those of space, and where all ends."""
+        data, axes = self.array.data, (*self.leading, *self.space)
+        chunks = [(n,) for n in self.array.shape] if self.here else data.chunks
+        return tuple(np.cumsum((0, *chunks[axis])) for axis in axes)
+
+    @property
+    def whole(self) -> Box:
+        """The box of all pixels."""
+        return tuple(slice(0, n) for n in self.shape[: self.n_leading + len(self.space)])
+
+    def part(self, box: Box) -> Any:
+        """Return the pixels of a box, for a task: an ndarray, or what `pixels_of` or Dask reads."""
+        index = [slice(None)] * self.array.ndim
+        for axis, pixels in zip((*self.leading, *self.space), box, strict=True):
+            index[axis] = pixels
+        data = self.array.data
+        if self.here:
+            return data[tuple(index)].transpose(self.order)
+        reader = reader_behind(data)
+        if reader is None:
+            return task("stackedae-region", np.transpose, data[tuple(index)], self.order)
+        filled = [slice(*each.indices(n)[:2]) for each, n in zip(index, data.shape, strict=True)]
+        return StoredPixels(reader, tuple(filled), self.order)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Return the pixels of a box."""
+        return pixels_of(compute(self.part(box))[0])
+
+
+@dataclass(frozen=True)
+class StoredPixels:
+    """Pixels that whoever needs them reads."""
+
+    reader: Any
+    index: tuple[slice, ...]
+    order: tuple[int, ...]
+
+    def read(self) -> NDArray[Any]:
+        """Read them."""
+        pixels: NDArray[Any] = self.reader[self.index].transpose(self.order)
+        return pixels
+
+
+class KeptChunks:
+    """Images in a stored array whose boxes are read chunk by chunk, those read last being kept.
+
+    Neighbouring boxes of a map need the same chunks. What is kept goes with this object, and does
+    not travel with it.
+
+    Parameters
+    ----------
+    reader : object
+        Reads boxes of the array.
+    borders : tuple of ndarray of int
+        Where its chunks start along each of its axes, and where all ends.
+    images : tuple
+        Leading axes, axes of space, and that of channels, as for `Images`.
+    """
+
+    def __init__(
+        self,
+        reader: Any,
+        borders: tuple[NDArray[np.int64], ...],
+        axes: tuple[int, ...],
+        order: tuple[int, ...],
+    ) -> None:
+        self.reader, self.borders, self.axes, self.order = reader, borders, axes, order
+        self.most_bytes = min(_MOST_KEPT_BYTES, MEMORY_LIMIT // CPU_COUNT // 8)
+        self.kept: OrderedDict[tuple[int, ...], Future[NDArray[Any]]] = OrderedDict()
+        self.kept_bytes = 0
+        self.lock = threading.Lock()
+
+    @classmethod
+    def of(cls, images: Images) -> KeptChunks | None:
+        """Return what reads images, if their pixels are stored."""
+        data = images.array.data
+        reader = None if images.here else reader_behind(data)
+        if reader is None:
+            return None
+        borders = tuple(np.cumsum((0, *sizes)) for sizes in data.chunks)
+        return cls(reader, borders, (*images.leading, *images.space), images.order)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return KeptChunks, (self.reader, self.borders, self.axes, self.order)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Return the pixels of a box, in the order of `Images`."""
+        index = [slice(0, int(border[-1])) for border in self.borders]
+        for axis, pixels in zip(self.axes, box, strict=True):
+            index[axis] = pixels
+        out = np.empty([each.stop - each.start for each in index], self.reader.dtype)
+        spans = [
+            range(
+                int(np.searchsorted(border, each.start, side="right")) - 1,
+                int(np.searchsorted(border, each.stop, side="left")),
+            )
+            for border, each in zip(self.borders, index, strict=True)
+        ]
+        for place in product(*spans):
+            inner, outer = [], []
+            for number, border, each in zip(place, self.borders, index, strict=True):
+                start, stop = int(border[number]), int(border[number + 1])
+                low, high = max(start, each.start), min(stop, each.stop)
+                inner.append(slice(low - start, high - start))
+                outer.append(slice(low - each.start, high - each.start))
+            out[tuple(outer)] = self._chunk(place)[tuple(inner)]
+        return out.transpose(self.order)
+
+    def _chunk(self, place: tuple[int, ...]) -> NDArray[Any]:
+        """Return a chunk; who comes while it is read waits for it."""
+        with self.lock:
+            coming = self.kept.get(place)
+            if coming is not None:
+                self.kept.move_to_end(place)
+            else:
+                mine = self.kept[place] = Future[NDArray[Any]]()
+        if coming is not None:
+            return coming.result()
+        try:
+            ranges = zip(place, self.borders, strict=True)
+            chunk: NDArray[Any] = self.reader[
+                tuple(slice(int(b[i]), int(b[i + 1])) for i, b in ranges)
+            ]
+        except BaseException as error:
+            with self.lock:
+                self.kept.pop(place, None)
+            mine.set_exception(error)
+            raise
+        mine.set_result(chunk)
+        with self.lock:
+            self.kept_bytes += chunk.nbytes
+            self._forget()
+        return chunk
+
+    def _forget(self) -> None:
+        """Drop what was not used for the longest time."""
+        for place, chunk in list(self.kept.items()):
+            if self.kept_bytes <= self.most_bytes:
+                break
+            if chunk.done():
+                del self.kept[place]
+                self.kept_bytes -= chunk.result().nbytes
+
+
+_MOST_KEPT_BYTES = 512 * MIB
+
+
+def pixels_of(part: NDArray[Any] | StoredPixels) -> NDArray[Any]:
+    """Return pixels, reading them if they are stored."""
+    return part.read() if isinstance(part, StoredPixels) else part
+
+
+def images_in(
+    array: xr.DataArray,
+    sizes: Sequence[int],
+    *,
+    dims: Dims = None,
+    channel_dim: Hashable | None = None,
+    with_channels: bool | None = None,
+    name: str = "images",
+) -> Images:
+    """Tell apart the axes of an array, for patches of these sizes.
+
+    Parameters
+    ----------
+    array : DataArray
+        One image or a stack of images, of two or three dimensions in space.
+    sizes : sequence of int
+        Of a patch, along the axes of space and perhaps of the channels.
+    dims : sequence of str or int, or None
+        The axes of space, by name or number, in the order of `sizes`.
+    channel_dim : str, int or None
+        The axis of the channels.
+    with_channels : bool or None
+        Whether the last of `sizes` is of channels; None if that is to be found out.
+    name : str
+        The argument, in errors.
 
     Raises
     ------
     ArgumentError
-        If there is none, or one has too few or too many dimensions, no real numbers as pixels, or
-        another number of channels than the first.
-    ImageError
-        If a file is not found or cannot be read.
+        If there are too few or too many axes, unknown ones, or pixels that are no real numbers.
     """
-    opened = list(_open(images, with_channels))
-    if not opened:
-        raise ArgumentError("images", images, "holds no image", "pass at least one")
-    first = opened[0]
-    for index, image in enumerate(opened):
-        if image.dtype.kind not in "buif":
-            raise ArgumentError(
-                f"images[{index}].dtype", str(image.dtype), "is not of real numbers", "convert it"
-            )
-        if image.shape[2:] != first.shape[2:]:
-            raise ArgumentError(
-                f"images[{index}].shape",
-                image.shape,
-                f"does not have the channels of the first image, {first.shape}",
-                "convert all to grey or all to the same channels",
-            )
-    return opened
-
-
-def _open(images: Any, with_channels: bool) -> Iterable[Image]:
-    if isinstance(images, (str, Path)):
-        return _open_files([images])
-    if isinstance(images, xr.DataArray):
-        named = any(_names_channels(dim) for dim in images.dims)
-        return _open_array(_canonical(images).data, with_channels or named)
-    if isinstance(images, (np.ndarray, da.Array)):
-        return _open_array(images, with_channels)
-    if not isinstance(images, Iterable):
-        raise ArgumentError("images", images, "is no image", "pass arrays or paths")
-    items = list(images)
-    if items and all(isinstance(item, (str, Path)) for item in items):
-        return _open_files(items)
-    return [_open_one(index, item) for index, item in enumerate(items)]
-
-
-def _open_one(index: int, item: Any) -> Image:
-    pixels = _canonical(item).data if isinstance(item, xr.DataArray) else item
-    pixels = pixels if isinstance(pixels, da.Array) else np.asarray(pixels)
-    if pixels.ndim not in (2, 3):
+    if array.dtype.kind not in "buif":
         raise ArgumentError(
-            f"images[{index}].shape",
-            pixels.shape,
-            "is no image",
-            "pass (height, width) or (height, width, channels)",
+            f"{name}.dtype", str(array.dtype), "is not of real numbers", "convert it"
         )
-    return _image(pixels)
+    channel = _channel_axis(array, sizes, dims, channel_dim, with_channels)
+    others = [axis for axis in range(array.ndim) if axis != channel]
+    if dims is not None:
+        space = [_axis(array, dim, "dims", dims) for dim in dims]
+    else:
+        space = _space_axes(array, sizes, others, channel, with_channels)
+    if len(set(space)) != len(space) or not set(space) <= set(others):
+        raise ArgumentError("dims", dims, "names an axis twice, or that of channels", "name others")
+    if len(space) not in (2, 3) or len(sizes) - len(space) not in (0, 1):
+        raise ArgumentError(
+            f"{name}.shape",
+            array.shape,
+            f"(dimensions {tuple(array.dims)}) is neither an image nor a stack of images for "
+            f"patches of {len(sizes)} sizes",
+            "pass (height, width), (height, width, channels), (image, height, width) or "
+            "(image, height, width, channels), or say dims= and channel_dim=",
+        )
+    leading = tuple(axis for axis in others if axis not in space)
+    return Images(array, leading, tuple(space), channel)
 
 
-def _open_array(pixels: Any, with_channels: bool) -> list[Image]:
-    n_image_dims = 2
-    if pixels.ndim == 4 or (
-        pixels.ndim == 3 and (with_channels or pixels.shape[-1] <= MAX_CHANNELS)
-    ):
-        n_image_dims = 3
-    if pixels.ndim == n_image_dims:
-        return [_image(pixels)]
-    if pixels.ndim == n_image_dims + 1:
-        return [_image(plane) for plane in pixels]
+def _channel_axis(
+    array: xr.DataArray,
+    sizes: Sequence[int],
+    dims: Dims,
+    channel_dim: Hashable | None,
+    with_channels: bool | None,
+) -> int | None:
+    if channel_dim is not None:
+        return _axis(array, channel_dim, "channel_dim", channel_dim)
+    space = [] if dims is None else [_axis(array, dim, "dims", dims) for dim in dims]
+    if not _is_nameless(array):
+        named = (i for i, dim in enumerate(array.dims) if str(dim).lower() in _CHANNEL_DIMS)
+        found = next((axis for axis in named if axis not in space), None)
+        if found is not None or not with_channels:
+            return found
+    last = array.ndim - 1
+    if array.ndim < 3 or last in space or (with_channels is False and array.ndim == len(sizes)):
+        return None
+    if with_channels:
+        return last
+    said = len(sizes) >= 3 and array.shape[-1] == sizes[-1]
+    colours = array.shape[-1] <= MAX_CHANNELS
+    return last if colours or said or (len(sizes) == 2 and array.ndim == 4) else None
+
+
+def _space_axes(
+    array: xr.DataArray,
+    sizes: Sequence[int],
+    others: list[int],
+    channel: int | None,
+    with_channels: bool | None,
+) -> list[int]:
+    named = {str(dim).lower(): axis for axis, dim in enumerate(array.dims) if axis in others}
+    if with_channels is None:
+        fits = channel is not None and len(sizes) > 2 and array.shape[channel] == sizes[-1]
+        with_channels = len(sizes) > len(others) or (fits and "z" not in named)
+    n_space = len(sizes) - bool(with_channels)
+    names = SPACE[-n_space:]
+    if 2 <= n_space <= 3 and all(name in named for name in names):
+        return [named[name] for name in names]
+    return others[-n_space:] if 0 < n_space <= len(others) else []
+
+
+def _axis(array: xr.DataArray, dim: Hashable, argument: str, value: Any) -> int:
+    if isinstance(dim, (int, np.integer)) and not isinstance(dim, bool):
+        if -array.ndim <= dim < array.ndim:
+            return int(dim) % array.ndim
+    elif dim in array.dims:
+        return array.dims.index(dim)
     raise ArgumentError(
-        "images.shape",
-        pixels.shape,
-        "is neither an image nor a stack of images",
-        "pass (height, width), (height, width, channels), (image, height, width) or "
-        "(image, height, width, channels)",
+        argument,
+        value,
+        f"names no axis of an image with dimensions {tuple(array.dims)}",
+        "pass names or numbers of these",
     )
 
 
-def _image(pixels: Any) -> Image:
-    return DaskImage(pixels) if isinstance(pixels, da.Array) else ArrayImage(pixels)
+def _is_nameless(array: xr.DataArray) -> bool:
+    """Whether xarray made up the names."""
+    return array.dims == tuple(f"dim_{axis}" for axis in range(array.ndim))
 
 
-def _canonical(image: xr.DataArray) -> xr.DataArray:
-    """Put named dimensions in the order (…, y, x, channel)."""
-    spatial = [dim for dim in ("y", "x") if dim in image.dims]
-    channels = [dim for dim in image.dims if _names_channels(dim)]
-    return image.transpose(..., *spatial, *channels) if len(spatial) == 2 else image
+def as_sizes(name: str, value: Any, n_space: int) -> tuple[int, ...]:
+    """Return one number for each axis of space, given one for all or one for each.
+
+    Raises
+    ------
+    ArgumentError
+        If they are not that.
+    """
+    sizes = tuple(value) if np.iterable(value) else (value,) * n_space
+    if len(sizes) != n_space or not all(map(is_size, sizes)):
+        raise ArgumentError(
+            name,
+            value,
+            f"is not one number of pixels, or one for each of {n_space} dimensions",
+            "pass 1 or more, or so many of these",
+        )
+    return tuple(map(int, sizes))
 
 
-def _names_channels(dim: Hashable) -> bool:
-    return str(dim).lower() in _CHANNEL_DIMS
+def is_size(value: Any) -> bool:
+    """Say whether a value is a whole number from 1."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
-def _open_files(paths: Sequence[str | Path]) -> list[Image]:
-    images: list[Image] = []
-    decoded_bytes = 0
-    for path in _expand(paths):
-        image = FileImage(path)
-        decoded_bytes += int(np.prod(image.shape)) * image.dtype.itemsize
-        # Few or small files are decoded once; of more, only the shapes are kept.
-        image.keep = decoded_bytes <= _KEEP_DECODED_BYTES
-        if not image.keep:
-            image.forget()
-        images.append(image)
-    return images
+def without_missing(
+    image: Images, mask: Images | None = None, nodata: float | None = None
+) -> Images:
+    """Return images with NaN for pixels that are masked out or have the value for no data.
 
-
-def _expand(paths: Sequence[str | Path]) -> list[str]:
-    found: list[str] = []
-    for path in map(str, paths):
-        matches = [path] if Path(path).exists() else sorted(glob.glob(path, recursive=True))
-        if not matches:
-            raise ImageError(f"images={path!r} matches no file; check the path or the pattern.")
-        found += matches
-    return found
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    Parameters
+    ----------
+    image : Images
+        Images.
+    mask : Images or None
+        True (or not 0) for pixels that are there: of the same images, or one for all of them.
+    nodata : float or None
+        A value that stands for none.
+    """
+    array = image.array
+    if nodata is not None:
+        array = array.where(array != nodata)
+    if mask is not None:
+        # By position: coordinates, which xarray would go by, need not be the same.
+        axes = (*image.leading, *image.space)[-len(mask.order) :]
+        there = mask.array.data.transpose(mask.order) != 0
+        array = array.where(xr.DataArray(there, dims=[array.dims[axis] for axis in axes]))
+    array = array.transpose(*image.array.dims)
+    return Images(array, image.leading, image.space, image.channel)

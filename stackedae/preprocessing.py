@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
@@ -117,14 +118,18 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = check_samples(self, X, reset=False)
-        low, high = self.feature_range
         return map_samples(
-            partial(normalise_contrast, bound=self._bound(), low=low, high=high),
+            self.row_function(),
             X,
             sample_dims=None,
             dtype=np.result_type(X.dtype, np.float32),
             name="stackedae-normalize",
         )
+
+    def row_function(self) -> Callable[[Array], Array]:
+        """Return what `transform` does to rows, as a function of an ndarray of these alone."""
+        low, high = self.feature_range
+        return partial(normalise_contrast, bound=self._bound(), low=low, high=high)
 
     def _bound(self) -> float:
         """Return cσ; patches that are all flat have none, and any bound maps them to the middle."""

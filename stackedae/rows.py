@@ -14,7 +14,7 @@ import dask
 import numpy as np
 import psutil
 
-from stackedae.cluster import Memory, active_client, memory_of_workers
+from stackedae.cluster import Memory, active_client, memory_of_workers, scratch_folder
 from stackedae.containers import (
     Container,
     as_array,
@@ -291,11 +291,7 @@ def _refuse_too_many_parameters(cost: AutoEncoderCost) -> None:
 def _scratch_folder() -> str | None:
     """Return where to spill; None if no folder is known that all workers see."""
     told = dask.config.get("stackedae.scratch", None)
-    if told is not None:
-        return str(told)
-    if active_client() is not None:
-        return None
-    return str(dask.config.get("temporary-directory", None) or tempfile.gettempdir())
+    return scratch_folder() if told is not None or active_client() is None else None
 
 
 def _refuse_features(layer: Layer) -> None:

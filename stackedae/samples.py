@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from stackedae.containers import Container, as_array, is_lazy_or_labelled, n_columns
 from stackedae.errors import DataError
+from stackedae.layout import Array
 
 
 def check_samples(estimator: BaseEstimator, X: Any, *, reset: bool) -> Container:
@@ -53,3 +55,14 @@ def check_samples(estimator: BaseEstimator, X: Any, *, reset: bool) -> Container
             f"{estimator.n_features_in_} features as input; pass samples like those of fit."
         )
     return X
+
+
+def row_function(transformer: Any) -> Callable[[Array], Array]:
+    """Return what a fitted transformer does to rows, for tasks.
+
+    One of this library has a method `row_function`, which spares them the checks and threads of
+    `transform`.
+    """
+    own = getattr(transformer, "row_function", None)
+    function: Callable[[Array], Array] = transformer.transform if own is None else own()
+    return function

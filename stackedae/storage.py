@@ -176,20 +176,26 @@ def read_array(group: zarr.Group, name: str) -> Array:
 
 
 def read_lazily(array: ZarrArray) -> da.Array:
-    """Return a Dask array with one block per stored chunk (per shard, if there are any).
+    """Return a Dask array with one block per stored chunk of rows (per shard, if there are any).
 
     Of more than `MAX_SHARDS` chunks, several make a block: what is done to them takes as many
     tasks.
+    """
+    chunk_rows, *rest = array.shards or array.chunks
+    together = -(-array.shape[0] // (chunk_rows * MAX_SHARDS))
+    return read_in_blocks(array, (chunk_rows * max(1, together), *rest))
+
+
+def read_in_blocks(array: ZarrArray, block: tuple[int, ...]) -> da.Array:
+    """Return a Dask array with blocks of this shape.
 
     Its keys are fresh at every call: Dask would answer known keys with what an array that was since
     overwritten held before.
     """
     reader = _Reader(array)
-    chunk_rows, *rest = array.shards or array.chunks
-    together = -(-array.shape[0] // (chunk_rows * MAX_SHARDS))
     lazy: da.Array = da.from_array(
         reader,
-        chunks=(chunk_rows * max(1, together), *rest),
+        chunks=block,
         name=f"stackedae-read-{uuid.uuid4().hex}",
         asarray=True,
         fancy=False,

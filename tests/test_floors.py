@@ -14,16 +14,16 @@ FLOORS = [
     {"contrast", "costs", "layers", "memory", "moments", "solvers", "windows"},
     {
         *("blas", "cluster", "containers", "contexts", "documents", "failures", "images"),
-        *("malloc", "objective", "shards", "storage", "stores"),
+        *("malloc", "objective", "scatter", "shards", "sources", "storage", "stores"),
     },
     {
         *("checkpoint", "fitting", "growth", "patches", "persistence", "preprocessing"),
-        *("progress", "rows", "samples", "training"),
+        *("mapping", "progress", "rows", "samples", "sampling", "training"),
     },
-    {"cli", "datasets", "estimators", "plotting", "__init__"},
+    {"cli", "datasets", "estimators", "features", "plotting", "__init__"},
 ]
 ENGINE = {"dask", "distributed", "zarr", "xarray"}
-OPTIONAL = {"matplotlib", "skimage.io"}
+OPTIONAL = {"matplotlib", "skimage.io", "tifffile"}
 
 
 def modules():

@@ -164,7 +164,7 @@ def test_files_are_decoded_again_when_they_are_too_many_to_keep(monkeypatch):
     images = [RNG.integers(0, 255, (20, 20), dtype=np.uint8) for _ in range(3)]
     for i, image in enumerate(images):
         imsave(f"photo{i}.png", image, check_contrast=False)
-    monkeypatch.setattr("stackedae.images._KEEP_DECODED_BYTES", 500)
+    monkeypatch.setattr("stackedae.sources._KEEP_DECODED_BYTES", 500)
     assert_cut_from(extract_patches("*.png", (4, 4), 30, rng=0), images)
 
 
@@ -177,7 +177,11 @@ def test_files_are_decoded_again_when_they_are_too_many_to_keep(monkeypatch):
             r"patch_shape=\(21, 5\) is la",
         ),
         (lambda: extract_patches(GREY, (8,), 3), ArgumentError, r"patch_shape=\(8,\) is not two"),
-        (lambda: extract_patches(GREY, 8, 3), ArgumentError, "patch_shape=8 is not two sizes"),
+        (
+            lambda: extract_patches(GREY, 8, 3),
+            ArgumentError,
+            "patch_shape=8 is not two or three sizes",
+        ),
         (lambda: extract_patches(GREY, (8, 0), 3), ArgumentError, r"patch_shape=\(8, 0\)"),
         (lambda: extract_patches(GREY, (8, 8), 0), ArgumentError, "n_patches=0 asks for no patch"),
         (
