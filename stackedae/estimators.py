@@ -24,7 +24,7 @@ from stackedae.layers import Stack
 from stackedae.layout import Array
 from stackedae.persistence import KIND, load_model, save_model
 from stackedae.progress import Progress, Record
-from stackedae.samples import check_samples
+from stackedae.samples import check_samples, named_dims
 from stackedae.solvers import Status
 from stackedae.stores import StoreLike, shown
 from stackedae.training import (
@@ -317,7 +317,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"X has shape {tuple(X.shape)}, and the last layer has {n_hidden} features; pass "
                 f"activations of shape (n_samples, {n_hidden}), as transform returns them."
             )
-        return self._map("decode", X, _named(self.sample_shape_, self.sample_dims_))
+        return self._map("decode", X, named_dims(self.sample_shape_, self.sample_dims_))
 
     def reconstruct(self, X: Container) -> Container:
         """Return samples after a pass through all layers, up and down again.
@@ -628,13 +628,6 @@ def _as_float(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError) as error:
         raise ArgumentError(name, value, "is no number", "pass a float") from error
-
-
-def _named(sample_shape: tuple[int, ...], dims: tuple[str, ...] | None) -> dict[str, int]:
-    """Return the dimensions of a sample by name: as `fit` saw them, or as users expect them."""
-    names = {1: ("feature",), 2: ("y", "x"), 3: ("y", "x", "channel")}
-    numbered = tuple(f"dim_{i + 1}" for i in range(len(sample_shape)))
-    return dict(zip(dims or names.get(len(sample_shape), numbered), sample_shape, strict=True))
 
 
 def _plain(value: Any) -> Any:

@@ -66,3 +66,19 @@ def row_function(transformer: Any) -> Callable[[Array], Array]:
     own = getattr(transformer, "row_function", None)
     function: Callable[[Array], Array] = transformer.transform if own is None else own()
     return function
+
+
+def named_dims(
+    sample_shape: tuple[int, ...], dims: tuple[str, ...] | None = None
+) -> dict[str, int]:
+    """Return the dimensions of a sample by name: as `fit` saw them, or as users expect them.
+
+    Examples
+    --------
+    >>> from stackedae.samples import named_dims
+    >>> named_dims((8, 8)), named_dims((64,))
+    ({'y': 8, 'x': 8}, {'feature': 64})
+    """
+    names = {1: ("feature",), 2: ("y", "x"), 3: ("y", "x", "channel")}
+    numbered = tuple(f"dim_{i + 1}" for i in range(len(sample_shape)))
+    return dict(zip(dims or names.get(len(sample_shape), numbered), sample_shape, strict=True))
