@@ -18,7 +18,7 @@ FLOORS = [
     },
     {
         *("checkpoint", "fitting", "growth", "patches", "persistence", "preprocessing"),
-        *("mapping", "progress", "rows", "samples", "sampling", "training"),
+        *("mapping", "progress", "rows", "samples", "sampling", "training", "whitening"),
     },
     {"cli", "datasets", "estimators", "features", "plotting", "__init__"},
 ]
