@@ -19,3 +19,4 @@ from .preprocessing import ContrastNormalizer as ContrastNormalizer
 from .sources import open_image as open_image
 from .whitening import PCAWhitener as PCAWhitener
 from .whitening import ZCAWhitener as ZCAWhitener
+from .whitening import whiten_image as whiten_image

@@ -22,7 +22,7 @@ def natural_images(*, whiten: bool = True) -> list[NDArray[np.float64]]:
     Parameters
     ----------
     whiten : bool
-        Whether to flatten their spectra (see `stackedae.contrast.whiten_image`), after which
+        Whether to flatten their spectra (see `stackedae.whiten_image`), after which
         neighbouring pixels are hardly correlated and each image has mean 0 and variance 1.
 
     Returns
