@@ -17,6 +17,6 @@ from .patches import open_patches as open_patches
 from .plotting import FilterDisplay as FilterDisplay
 from .preprocessing import ContrastNormalizer as ContrastNormalizer
 from .sources import open_image as open_image
+from .spectrum import whiten_image as whiten_image
 from .whitening import PCAWhitener as PCAWhitener
 from .whitening import ZCAWhitener as ZCAWhitener
-from .whitening import whiten_image as whiten_image

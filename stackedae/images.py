@@ -311,6 +311,8 @@ def images_in(
         raise ArgumentError(
             f"{name}.dtype", str(array.dtype), "is not of real numbers", "convert it"
         )
+    if 0 in array.shape:
+        raise ArgumentError(f"{name}.shape", array.shape, "is empty", "pass some pixels")
     channel = _channel_axis(array, sizes, dims, channel_dim, with_channels)
     others = [axis for axis in range(array.ndim) if axis != channel]
     if dims is not None:

@@ -1,4 +1,4 @@
-"""Whitening: of samples, by their covariance; of images, by the spectrum of natural ones."""
+"""Whitening of samples, by their covariance."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
-import dask.array as da
 import numpy as np
 import psutil
-import xarray as xr
-import zarr
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -30,15 +27,12 @@ from stackedae.containers import (
     map_samples,
     refuse_bad_rows,
 )
-from stackedae.contrast import whiten_image as whiten_plane
 from stackedae.errors import ArgumentError, DataError, MemoryPlanError
-from stackedae.images import MAX_CHANNELS
 from stackedae.layout import Array, Layout, Vector
 from stackedae.memory import MIB, TASK_SHARE, row_blocks
 from stackedae.moments import first_bad_row
 from stackedae.samples import check_samples, named_dims
 from stackedae.shards import RowSource, Shards, each_alone
-from stackedae.storage import read_lazily
 
 
 class _Whitener(TransformerMixin, BaseEstimator):
@@ -96,6 +90,10 @@ class _Whitener(TransformerMixin, BaseEstimator):
         """Return what multiplies each component of a centred sample by a factor."""
         raise NotImplementedError
 
+    def row_function(self) -> Callable[[Array], Array]:
+        """Return what `transform` does to rows, as a function of an ndarray of these alone."""
+        return partial(_whiten, self.mean_, self.whitening_)
+
     def _map(
         self,
         function: Callable[[Vector, Array, Array], Array],
@@ -103,12 +101,11 @@ class _Whitener(TransformerMixin, BaseEstimator):
         X: Container,
         sample_dims: Mapping[str, int] | None,
     ) -> Container:
-        dtype = np.result_type(as_array(X).dtype, np.float32)
         return map_samples(
-            partial(function, self.mean_, matrix.astype(dtype)),
+            partial(function, self.mean_, matrix),
             X,
             sample_dims=sample_dims,
-            dtype=dtype,
+            dtype=np.result_type(as_array(X).dtype, np.float32),
             name=f"stackedae-{function.__name__.strip('_')}",
         )
 
@@ -496,68 +493,6 @@ def principal_components(covariance: Vector) -> tuple[Vector, Vector]:
     return np.maximum(values[::-1], 0.0), components + 0.0  # no −0
 
 
-def whiten_image(image: Any, *, cutoff: float = 0.4) -> Any:
-    r"""Flatten the spectrum of natural images, which falls with frequency f as about 1/f.
-
-    Each Fourier amplitude is multiplied by :math:`f \exp(-(f / f_0)^4)`: the ramp flattens, the
-    exponential leaves out the corners of the spectrum, where noise is all there is.
-
-    Parameters
-    ----------
-    image : array-like, Dask array, DataArray or zarr.Array
-        One image (height, width) or (height, width, channels), or a stack (image, height, width[,
-        channels]); the last of three axes holds channels if it is no longer than 4. Of a DataArray
-        with dimensions "y" and "x", in any order, all others count planes.
-    cutoff : float
-        The frequency :math:`f_0`, in cycles per pixel.
-
-    Returns
-    -------
-    container of the shape of `image`, float64
-        Every plane, that is every channel of every image, is whitened on its own: it has mean 0 and
-        variance 1 (zero everywhere if it is constant). A DataArray keeps dimensions, coordinates,
-        attributes and name. What is lazy stays lazy, with planes in one chunk each (a zarr.Array
-        gives a Dask array).
-
-    Raises
-    ------
-    ArgumentError
-        If `image` is no image or stack of real numbers, or `cutoff` is not positive.
-    DataError
-        If a pixel is NaN or infinite (for lazy images, when they are computed): each pixel has a
-        part in every frequency, so that none can be left out.
-
-    See Also
-    --------
-    ZCAWhitener : Whitens patches by their own covariance.
-
-    References
-    ----------
-    Olshausen, B., Field, D., "Sparse coding with an overcomplete basis set: a strategy employed by
-    V1?", Vision Research 37, 1997.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from stackedae import whiten_image
-    >>> image = np.random.default_rng(0).random((32, 32)).cumsum(axis=0).cumsum(axis=1)
-    >>> whitened = whiten_image(image)
-    >>> whitened.shape, abs(round(float(whitened.mean()), 6)), round(float(whitened.std()), 6)
-    ((32, 32), 0.0, 1.0)
-    """
-    if not cutoff > 0:
-        raise ArgumentError("cutoff", cutoff, "lets no frequency pass", "pass 0.4, say")
-    pixels = _pixels(image)
-    axes = _spatial_axes(image, pixels)
-    whiten = partial(_whiten_planes, axes=axes, cutoff=cutoff)
-    if isinstance(pixels, da.Array):
-        whole = pixels.rechunk(dict.fromkeys(axes, -1))
-        whitened = da.map_blocks(whiten, whole, dtype=np.float64, meta=np.empty((0,) * pixels.ndim))
-    else:
-        whitened = whiten(pixels)
-    return image.copy(data=whitened) if isinstance(image, xr.DataArray) else whitened
-
-
 _INTEGERS, _FLOATS = (int, np.integer), (float, np.floating)
 
 _ROUNDING = float(np.finfo(np.float64).eps)
@@ -618,7 +553,8 @@ def _scatter_sums(center: Vector, rows: Array, out: Vector | None) -> Vector:
 
 
 def _whiten(mean: Vector, matrix: Array, rows: Array) -> Array:
-    """Return (rows − mean) times the transpose of a matrix, in the precision of the matrix."""
+    """Return (rows − mean) times the transpose of a matrix, in the precision of the rows."""
+    matrix = matrix.astype(np.result_type(rows.dtype, np.float32), copy=False)
     out = np.empty((len(rows), len(matrix)), matrix.dtype)
     for part in row_blocks(*rows.shape):
         shape = (part.stop - part.start, rows.shape[1])
@@ -631,6 +567,7 @@ def _whiten(mean: Vector, matrix: Array, rows: Array) -> Array:
 
 def _unwhiten(mean: Vector, matrix: Array, rows: Array) -> Array:
     """Return rows times the transpose of a matrix, plus the mean."""
+    matrix = matrix.astype(np.result_type(rows.dtype, np.float32), copy=False)
     out = np.empty((len(rows), len(matrix)), matrix.dtype)
     for part in row_blocks(len(rows), max(matrix.shape)):
         product = rows[part].astype(matrix.dtype, copy=False) @ matrix.T
@@ -650,57 +587,4 @@ def _refuse_too_wide(shards: Shards) -> None:
             f"{_COPIES_HERE * matrix:.0f} for its eigenvectors on the client; {memory.where} has "
             f"{there:.0f} MiB for each of its threads, and the client {here:.0f}; cut smaller "
             "patches, or whiten whole images with whiten_image."
-        )
-
-
-def _pixels(image: Any) -> Array | da.Array:
-    pixels = image.data if isinstance(image, xr.DataArray) else image
-    if isinstance(pixels, zarr.Array):
-        pixels = read_lazily(pixels)
-    elif not isinstance(pixels, da.Array):
-        pixels = np.asarray(pixels)
-    if pixels.dtype.kind not in "buif":
-        raise ArgumentError(
-            "image.dtype", str(pixels.dtype), "is not of real numbers", "convert it"
-        )
-    checked: Array | da.Array = pixels
-    return checked
-
-
-def _spatial_axes(image: Any, pixels: Array | da.Array) -> tuple[int, int]:
-    """Return the axes of height and width."""
-    shape = pixels.shape
-    if 0 not in shape:
-        if isinstance(image, xr.DataArray) and {"y", "x"} <= set(image.dims):
-            y, x = image.get_axis_num(("y", "x"))
-            return y, x
-        if len(shape) == 2 or (len(shape) == 3 and shape[-1] <= MAX_CHANNELS):
-            return 0, 1
-        if len(shape) in (3, 4):
-            return 1, 2
-    raise ArgumentError(
-        "image.shape",
-        shape,
-        "is neither an image nor a stack of images",
-        "pass (height, width), (height, width, channels), (image, height, width) or "
-        "(image, height, width, channels)",
-    )
-
-
-def _whiten_planes(pixels: Array, *, axes: tuple[int, int], cutoff: float) -> Array:
-    out = np.empty(pixels.shape)
-    planes, whitened = (np.moveaxis(array, axes, (-2, -1)) for array in (pixels, out))
-    for index in np.ndindex(planes.shape[:-2]):
-        _refuse_bad_pixels(planes[index])
-        whitened[index] = whiten_plane(planes[index], cutoff=cutoff)
-    return out
-
-
-def _refuse_bad_pixels(plane: Array) -> None:
-    good = np.isfinite(plane)
-    if not good.all():
-        y, x = np.unravel_index(np.argmin(good), plane.shape)
-        raise DataError(
-            f"image contains NaN or infinity, first at y={y}, x={x}; fill such pixels, which have "
-            "a part in every frequency."
         )

@@ -18,7 +18,8 @@ FLOORS = [
     },
     {
         *("checkpoint", "fitting", "growth", "patches", "persistence", "preprocessing"),
-        *("mapping", "progress", "rows", "samples", "sampling", "training", "whitening"),
+        *("mapping", "progress", "rows", "samples", "sampling", "spectrum"),
+        *("training", "whitening"),
     },
     {"cli", "datasets", "estimators", "features", "plotting", "__init__"},
 ]
