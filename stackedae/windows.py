@@ -214,15 +214,20 @@ def windows_as_rows(
     (slice(0, 1, None), slice(0, 2, None)) [[0, 1, 3, 4], [1, 2, 4, 5]]
     """
     n_axes = len(window)
-    offsets = list(product(*map(range, window), *map(range, region.shape[n_axes:])))
-    memory = np.empty(len(offsets) * min(MAX_BLOCK_ROWS, math.prod(positions)), region.dtype)
+    everywhere = tuple(slice(0, n) for n in positions)
+    # The pixels at each offset in all windows: one column.
+    whole = [
+        region[(*_pixels(offset[:n_axes], stride, everywhere), *offset[n_axes:])]
+        for offset in product(*map(range, window), *map(range, region.shape[n_axes:]))
+    ]
+    memory = np.empty(len(whole) * min(MAX_BLOCK_ROWS, math.prod(positions)), region.dtype)
     for box in _boxes(positions, MAX_BLOCK_ROWS):
         sizes = tuple(each.stop - each.start for each in box)
         n_windows = math.prod(sizes)
-        columns = memory[: len(offsets) * n_windows].reshape(len(offsets), *sizes)
-        for column, offset in zip(columns, offsets, strict=True):
-            column[...] = region[(*_pixels(offset[:n_axes], stride, box), *offset[n_axes:])]
-        yield box, columns.reshape(len(offsets), n_windows).T
+        columns = memory[: len(whole) * n_windows].reshape(len(whole), *sizes)
+        for column, pixels in zip(columns, whole, strict=True):
+            column[...] = pixels[box]
+        yield box, columns.reshape(len(whole), n_windows).T
 
 
 def add_windows(
