@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,20 @@ from stackedae.costs import ACTIVATIONS
 from stackedae.datasets import natural_images
 from stackedae.errors import ArgumentError, StackedAEError, StoreExistsError
 from stackedae.estimators import StackedAutoEncoder
+from stackedae.features import (
+    MAP,
+    error_map,
+    feature_map,
+    reconstruct_image,
+    rows_of_blocks,
+    write_map,
+)
+from stackedae.mapping import MODES
 from stackedae.memory import rows_per_portion
 from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import filter_montage, filters_of
 from stackedae.preprocessing import ContrastNormalizer
+from stackedae.sources import open_image
 from stackedae.storage import new_samples, open_samples
 from stackedae.stores import exists, kind_of, refuse_existing
 from stackedae.training import BATCHING, DTYPES, SOLVERS
@@ -79,7 +89,7 @@ def _runs_on_workers(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
 
-    @functools.wraps(command)
+    @wraps(command)
     def on_workers(
         *arguments: Any, workers: int | None, scheduler: str | None, security: bool, **options: Any
     ) -> None:
@@ -102,6 +112,43 @@ def _sizes(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.lower().split("x"))
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not like 8x8") from error
+
+
+def _names(text: str) -> tuple[str | int, ...]:
+    """Read names or numbers of dimensions, such as lat,lon or 1,2."""
+    return tuple(_name(part) for part in text.split(","))
+
+
+def _name(text: str) -> str | int:
+    """Read the name of a dimension, or its number."""
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
+def _opens_images(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what in an image is what."""
+    for option in (
+        click.option(
+            "--channel-dim",
+            type=_name,
+            metavar="DIM",
+            help="Name or number of the dimension of channels.",
+        ),
+        click.option(
+            "--dims",
+            type=_names,
+            metavar="DIM,DIM",
+            help="Names or numbers of the dimensions in space: lat,lon, say.",
+        ),
+        click.option(
+            "--level",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Of a pyramid (OME-Zarr, TIFF); 0 has the most pixels.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def _interval(text: str) -> int | str:
@@ -163,6 +210,20 @@ def demo(out: Path) -> None:
 )
 @click.option("--n-patches", type=click.IntRange(1), help="How many; every position if not given.")
 @click.option("--stride", type=click.IntRange(1), help="Take positions from a grid of this step.")
+@click.option(
+    "--weights",
+    metavar="variance|IMAGE",
+    help="Take patches in proportion to the variance of their pixels, or to the mean of an image.",
+)
+@click.option("--mask", metavar="IMAGE", help="Not 0 for pixels that are there.")
+@click.option("--nodata", type=float, help="Value of pixels that are not there.")
+@click.option(
+    "--min-valid",
+    type=click.FloatRange(0, 1),
+    help="Share of the pixels of a patch that must be there; 1 with --mask or --nodata.",
+)
+@click.option("--max-per-image", type=click.IntRange(1), help="Patches of one image, at most.")
+@_opens_images
 @click.option("--out", type=click.Path(), required=True, help="Zarr store to write.")
 @click.option(
     "--chunks", type=click.IntRange(1), help="Patches per chunk; about 8 MiB if not given."
@@ -174,18 +235,18 @@ def extract(
     images: tuple[str, ...],
     patch_shape: tuple[int, ...],
     n_patches: int | None,
-    stride: int | None,
     out: str,
-    chunks: int | None,
     dtype: str,
     seed: int,
     overwrite: bool,
+    **how: Any,
 ) -> None:
-    """Cut patches out of IMAGES (files or glob patterns) into a Zarr store."""
+    """Cut patches out of IMAGES into a Zarr store.
+
+    IMAGES are files, glob patterns, or Zarr stores: OME-Zarr, what xarray writes, single arrays.
+    """
     refuse_existing(out, overwrite=overwrite)  # now, not after decoding every file
-    plan = plan_patches(
-        images, patch_shape, n_patches, stride=stride, chunks=chunks, dtype=_dtype(dtype), rng=seed
-    )
+    plan = plan_patches(images, patch_shape, n_patches, dtype=_dtype(dtype), rng=seed, **how)
     with _bar("patches", len(plan.numbers)) as advance:
         plan.write(out, overwrite=overwrite, on_cut=advance)
     click.echo(f"{out}  {_describe(plan.shape, plan.dims, plan.dtype)}")
@@ -317,14 +378,64 @@ def fit(
 
 @main.command()
 @click.argument("model", type=click.Path())
-@click.argument("patches", type=click.Path())
+@click.argument("samples", type=click.Path())
+@click.option("--map", "kind", flag_value="features", help="SAMPLES is an image: map its features.")
+@click.option("--error-map", "kind", flag_value="errors", help="Map reconstruction errors instead.")
+@click.option("--reconstruct", "kind", flag_value="image", help="Make the image of its patches.")
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="same",
+    show_default=True,
+    help="Of a map: as large as the image, or only where a patch lies inside.",
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Of a map: pixels between positions.",
+)
+@click.option("--layer", type=int, help="Of a map: whose features; the last one's if not given.")
+@_opens_images
 @_runs_on_workers
 @click.option("--out", type=click.Path(), required=True, help="Zarr store to write.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
-def transform(model: str, patches: str, out: str, overwrite: bool) -> None:
-    """Write the features that MODEL finds in PATCHES, with the patches' coordinates."""
-    samples = open_patches(patches)
-    features = StackedAutoEncoder.load(model).transform(samples)
+def transform(
+    model: str,
+    samples: str,
+    kind: str | None,
+    layer: int | None,
+    out: str,
+    overwrite: bool,
+    **how: Any,
+) -> None:
+    """Write the features that MODEL finds in SAMPLES, a store of patches, or in an image.
+
+    For patches, they come with the patches' coordinates. With --map, --error-map or --reconstruct,
+    SAMPLES is an image (whatever extract takes), and they come in its coordinates.
+    """
+    sae = StackedAutoEncoder.load(model)
+    refuse_existing(out, overwrite=overwrite)
+    if kind is None:
+        _transform_patches(sae, open_patches(samples), out, overwrite, model, samples)
+        return
+    make: dict[str, Callable[..., Any]] = {
+        "features": partial(feature_map, layers=layer),
+        "errors": error_map,
+        "image": reconstruct_image,
+    }
+    mapped = make[kind](sae, samples, **how)
+    attrs = {"model": model, "image": samples}
+    with _bar("map", rows_of_blocks(mapped)[1][-1]) as advance:
+        write_map(mapped, out, attrs=attrs, overwrite=overwrite, on_written=advance)
+    click.echo(f"{out}  {_describe(mapped.shape, mapped.dims, mapped.dtype)}")
+
+
+def _transform_patches(
+    sae: StackedAutoEncoder, samples: Any, out: str, overwrite: bool, model: str, patches: str
+) -> None:
+    features = sae.transform(samples)
     portion = rows_per_portion(features.dtype.itemsize * features.shape[1], features.chunks[0][0])
     with (
         _bar("features", len(features)) as advance,
@@ -380,11 +491,14 @@ def info(path: str) -> None:
     if kind == "checkpoint":
         _describe_checkpoint(path)
         return
-    samples: Any = open_samples(path, kind)
+    samples: Any = open_image(path) if kind == MAP else open_samples(path, kind)
     click.echo(f"{kind}  {_describe(samples.shape, samples.dims, samples.dtype)}")
-    click.echo(
-        f"chunks  {samples.chunks[0][0]:,} of {samples.nbytes / len(samples):.0f} bytes each"
-    )
+    if kind == MAP:
+        click.echo(f"chunks  {' × '.join(f'{sizes[0]:,}' for sizes in samples.chunks)}")
+    else:
+        click.echo(
+            f"chunks  {samples.chunks[0][0]:,} of {samples.nbytes / len(samples):.0f} bytes each"
+        )
     for name, value in samples.attrs.items():
         click.echo(f"{name}  {value}")
 

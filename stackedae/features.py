@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ from stackedae.layout import Array
 from stackedae.mapping import MODES, MapPlan, Rows, default_blocks
 from stackedae.samples import row_function
 from stackedae.sources import open_image
+from stackedae.stores import StoreLike, new_store
+
+MAP = "map"
+"""What a store that holds one is."""
 
 
 def feature_map(
@@ -235,6 +240,47 @@ def _errors(layers: Sequence[Any], rows: Array) -> Array:
 
 def _reconstructed(layers: Sequence[Any], rows: Array) -> Array:
     return Stack(layers).reconstruct(rows)
+
+
+def write_map(
+    array: xr.DataArray,
+    store: StoreLike,
+    *,
+    attrs: Mapping[str, Any],
+    overwrite: bool,
+    on_written: Callable[[int], None],
+) -> None:
+    """Write a map as a Zarr store that xarray opens, which appears when it is complete.
+
+    Parameters
+    ----------
+    array : DataArray
+        A lazy map.
+    store : path, URL or Zarr store
+        Where to write.
+    attrs : mapping
+        What else is to be known of it, in words of JSON.
+    overwrite : bool
+        Whether to replace a store that exists.
+    on_written : callable
+        Hears of blocks that are written.
+    """
+    dataset = array.assign_attrs(attrs).to_dataset()
+    dim, borders = rows_of_blocks(array)
+    with new_store(store, MAP, overwrite=overwrite) as group:
+        where: Any = {"store": group.store, "group": group.path or None, "consolidated": False}
+        dataset.to_zarr(**where, mode="a", compute=False)
+        for start, stop in pairwise(borders):
+            rows = {dim: slice(start, stop)}
+            dataset.isel(rows).drop_vars(list(dataset.coords)).to_zarr(**where, region=rows)
+            on_written(stop - start)
+
+
+def rows_of_blocks(array: xr.DataArray) -> tuple[str, list[int]]:
+    """Return the first dimension along which a map has several blocks, and where these begin."""
+    several = (axis for axis, sizes in enumerate(array.data.chunks) if len(sizes) > 1)
+    axis = next(several, 0)
+    return str(array.dims[axis]), np.cumsum((0, *array.data.chunks[axis])).tolist()
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,8 @@ def extract_patches(
 
         - "variance": the variance of the pixels of the patch, summed over channels, so that empty
           background does not fill the sample;
-        - images of one channel with the weight of each pixel, not negative (a mask, say): the mean
-          weight in the patch. One for each of `images`, or one for all.
+        - images of one channel (arrays, or paths) with the weight of each pixel, not negative (a
+          mask, say): the mean weight in the patch. One for each of `images`, or one for all.
     mask : array-like or None
         True (or not 0) for pixels that are there; the others become NaN. As for `weights`.
     nodata : float or None
@@ -570,10 +570,8 @@ def plan_patches(
             "has no NaN for missing pixels",
             "pass float32 or min_valid=1",
         )
-    by_variance = isinstance(weights, str)
-    if by_variance and weights != VARIANCE:
-        raise ArgumentError("weights", weights, "is unknown", f"pass {VARIANCE!r} or an array")
-    weighing = weights if by_variance or weights is None else _beside("weights", weights, sources)
+    named = weights is None or (isinstance(weights, str) and weights == VARIANCE)
+    weighing = weights if named else _beside("weights", weights, sources)
     sampling = Sampling(n_patches, stride is not None, min_valid, weighing, max_per_image)
     numbers = choose_positions(sampling, sources, grid, np.random.default_rng(rng))
     row_bytes = math.prod((*sizes[:n_space], *sources[0].channels)) * patch_dtype.itemsize

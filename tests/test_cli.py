@@ -15,7 +15,15 @@ from click.testing import CliRunner
 from distributed import Client, Security
 from skimage.io import imread, imsave
 
-from stackedae import StackedAutoEncoder, extract_patches, open_patches
+from stackedae import (
+    StackedAutoEncoder,
+    error_map,
+    extract_patches,
+    feature_map,
+    open_image,
+    open_patches,
+    reconstruct_image,
+)
 from stackedae.cli import main
 from stackedae.cluster import local_workers
 
@@ -133,6 +141,66 @@ def test_demo():
     sae = StackedAutoEncoder.load("there/demo/model.zarr")
     assert sae.components_.shape == (25, 64)
     assert run("demo", "--out", "there/demo").exit_code == 0  # twice is fine
+
+
+@pytest.fixture
+def model(photographs):
+    assert (
+        run("extract", "*.png", "--patch", "4x4", "--n-patches", 300, "--out", "p.zarr").exit_code
+        == 0
+    )
+    result = run("fit", "p.zarr", "--hidden", 3, "--max-iter", 3, "--tol", 0, "--out", "model.zarr")
+    assert result.exit_code == 0, result.output
+    return StackedAutoEncoder.load("model.zarr")
+
+
+def test_maps_of_an_image(model):
+    bands = xr.DataArray(
+        np.random.default_rng(0).random((2, 23, 31)).astype("float32"),
+        dims=("date", "lat", "lon"),
+        coords={"date": np.array(["2026-01-01", "2026-01-09"], "M8[ns]"), "lat": np.arange(23) / 4},
+        name="ndvi",
+    )
+    bands.to_zarr("ndvi.zarr", consolidated=False)
+    where = ("--dims", "lat,lon")
+    result = run("transform", "model.zarr", "ndvi.zarr", "--map", *where, "--out", "maps/all.zarr")
+    assert result.exit_code == 0, result.output
+    assert "(date: 2, lat: 23, lon: 31, feature: 3) float32" in result.output
+    found = xr.open_zarr("maps/all.zarr", consolidated=False)["features"]
+    expected = feature_map(model, bands, dims=("lat", "lon"))
+    xr.testing.assert_equal(found.compute(), expected.compute())
+    assert found.attrs["image"] == "ndvi.zarr"
+    assert (open_image("maps/all.zarr").lat == bands.lat).all()
+    for options, function in ((["--error-map"], error_map), (["--reconstruct"], reconstruct_image)):
+        how = ["--mode", "valid", "--stride", 2, "--out", "other.zarr", "--overwrite"]
+        result = run("transform", "model.zarr", "photo0.png", *options, *how)
+        assert result.exit_code == 0, result.output
+        expected = function(model, "photo0.png", mode="valid", stride=2).compute()
+        xr.testing.assert_equal(open_image("other.zarr").compute(), expected)
+    result = run("info", "maps/all.zarr")
+    assert "map  (date: 2, lat: 23, lon: 31, feature: 3) float32" in result.output
+    assert "chunks  1 × 23 × 31 × 3" in result.output
+    result = run("transform", "model.zarr", "photo0.png", "--map", "--out", "other.zarr")
+    assert (result.exit_code, "exists already" in result.output) == (2, True)
+
+
+def test_patches_by_mask_and_weight(photographs):
+    image, mask = imread("photo0.png"), np.zeros((40, 50), np.uint8)
+    mask[:10, :12] = 255
+    imsave("mask.png", mask, check_contrast=False)
+    for options in (["--mask", "mask.png"], ["--weights", "mask.png", "--max-per-image", 9999]):
+        result = run(
+            "extract", "photo0.png", "--patch", "1x1", *options, "--out", "p.zarr", "--overwrite"
+        )
+        assert result.exit_code == 0, result.output
+        assert sorted(open_patches("p.zarr").values.ravel()) == sorted(image[:10, :12].ravel())
+    options = ["--weights", "variance", "--nodata", 7, "--min-valid", 0.5, "--n-patches", 20]
+    result = run("extract", "photo0.png", *options, "--out", "p.zarr", "--overwrite")
+    assert result.exit_code == 0, result.output
+    attrs = open_patches("p.zarr").attrs
+    assert (attrs["weights"], attrs["nodata"], attrs["min_valid"]) == ("variance", 7.0, 0.5)
+    result = run("extract", "photo0.png", "--channel-dim", 7, "--out", "q.zarr")
+    assert "channel_dim=7 names no axis" in result.output
 
 
 def test_the_command_is_installed():

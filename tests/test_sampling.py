@@ -173,7 +173,6 @@ def test_many_small_images_are_weighed_together(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "mean"}, "weights='mean' is unknown; pass 'variance' or an array"),
         ({"min_valid": 1.5}, "min_valid=1.5 is no share; pass 0 to 1"),
         ({"max_per_image": 0}, "max_per_image=0 allows no patch"),
         ({"dims": ("lat", "lon")}, r"dims=\('lat', 'lon'\) names no axis"),
