@@ -15,8 +15,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from stackedae import ContrastNormalizer, StackedAutoEncoder, datasets, extract_patches
-from stackedae.plotting import FilterDisplay
+from stackedae import (
+    ContrastNormalizer,
+    FilterDisplay,
+    HistoryDisplay,
+    StackedAutoEncoder,
+    datasets,
+    extract_patches,
+)
 
 images = datasets.natural_images()
 _, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
@@ -46,11 +52,7 @@ display = FilterDisplay.from_estimator(sae)
 # %%
 # The cost falls fast at first; what it is made of stands in ``history_``.
 
-_, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
-for term in ("cost", "reconstruction", "decay", "sparsity"):
-    ax.semilogy([record[term] for record in sae.history_], label=term)
-ax.set(xlabel="iteration")
-_ = ax.legend()
+display = HistoryDisplay.from_estimator(sae)
 
 # %%
 # Features keep the coordinates of their patches.

@@ -14,7 +14,12 @@ from .features import feature_map as feature_map
 from .features import reconstruct_image as reconstruct_image
 from .patches import extract_patches as extract_patches
 from .patches import open_patches as open_patches
+from .plotting import ActivationDisplay as ActivationDisplay
+from .plotting import ErrorDisplay as ErrorDisplay
+from .plotting import FeatureMapDisplay as FeatureMapDisplay
 from .plotting import FilterDisplay as FilterDisplay
+from .plotting import HistoryDisplay as HistoryDisplay
+from .plotting import ReconstructionDisplay as ReconstructionDisplay
 from .preprocessing import ContrastNormalizer as ContrastNormalizer
 from .sources import open_image as open_image
 from .spectrum import whiten_image as whiten_image

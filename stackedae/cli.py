@@ -34,7 +34,7 @@ from stackedae.features import (
 from stackedae.mapping import MODES
 from stackedae.memory import rows_per_portion
 from stackedae.patches import open_patches, plan_patches
-from stackedae.plotting import filter_montage, filters_of
+from stackedae.plotting import FilterDisplay
 from stackedae.preprocessing import ContrastNormalizer
 from stackedae.sources import open_image
 from stackedae.storage import new_samples, open_samples
@@ -567,7 +567,7 @@ def _describe(shape: tuple[int, ...], dims: Any, dtype: Any) -> str:
 def _write_montage(sae: StackedAutoEncoder, patch_shape: Any, out: Path) -> None:
     if out.suffix.lower() != ".png":
         raise ArgumentError("out", str(out), "does not end in .png", "pass filters.png, say")
-    picture = filter_montage(filters_of(sae, patch_shape), zoom=_ZOOM)
+    picture = FilterDisplay.computed(sae, patch_shape=patch_shape).montage(zoom=_ZOOM)
     out.parent.mkdir(parents=True, exist_ok=True)
     imsave(out, picture, check_contrast=False)
 

@@ -78,6 +78,10 @@ class CheckpointError(StackedAEError, ValueError):
     """A checkpoint is of other data, other parameters or another version, or cannot be read."""
 
 
+class MissingExtraError(StackedAEError, ImportError):
+    """A package is not installed that only some of what the library does needs."""
+
+
 class _Verbatim(str):
     """Text that `repr` leaves as it is, so that pickling does not add quotes."""
 
