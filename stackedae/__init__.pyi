@@ -25,3 +25,4 @@ from .sources import open_image as open_image
 from .spectrum import whiten_image as whiten_image
 from .whitening import PCAWhitener as PCAWhitener
 from .whitening import ZCAWhitener as ZCAWhitener
+from .report import Report as Report

@@ -37,6 +37,7 @@ from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import FilterDisplay
 from stackedae.preprocessing import ContrastNormalizer
 from stackedae.sources import open_image
+from stackedae.report import refuse_existing_file
 from stackedae.storage import new_samples, open_samples
 from stackedae.stores import exists, kind_of, refuse_existing
 from stackedae.training import BATCHING, DTYPES, SOLVERS
@@ -478,6 +479,32 @@ def filters(model: str, out: Path, patch_shape: tuple[int, ...] | None) -> None:
     """Draw the filters of MODEL's first layer."""
     _write_montage(StackedAutoEncoder.load(model), patch_shape, out)
     click.echo(str(out))
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.option(
+    "--patches", type=click.Path(), help="Store of patches, some of which to reconstruct."
+)
+@click.option(
+    "--out",
+    type=click.Path(),
+    default="report.html",
+    show_default=True,
+    help="HTML file to write.",
+)
+@click.option("--title", help="Of the page.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+def report(model: str, patches: str | None, out: str, title: str | None, overwrite: bool) -> None:
+    """Write a page on MODEL: what was learned, from what, and how it went.
+
+    It is one HTML file that needs no network. It takes matplotlib (extra "plot") to draw it.
+    """
+    refuse_existing_file(out, overwrite=overwrite)
+    sae = StackedAutoEncoder.load(model)
+    samples = None if patches is None else open_patches(patches)
+    sae.report(samples, title=title).save(out, overwrite=overwrite)
+    click.echo(out)
 
 
 @main.command()

@@ -24,6 +24,7 @@ from stackedae.layers import Stack
 from stackedae.layout import Array
 from stackedae.persistence import KIND, load_model, save_model
 from stackedae.progress import Progress, Record
+from stackedae.report import Report, make_report
 from stackedae.samples import check_samples, named_dims
 from stackedae.solvers import Status
 from stackedae.stores import StoreLike, shown
@@ -423,6 +424,44 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             "info": self.info,
         }
         save_model(path, self.layers_, self.history_, document, overwrite=overwrite)
+
+    def report(self, X: Container | None = None, *, title: str | None = None) -> Report:
+        """Return a page of HTML on what was learned, from what, and how it went.
+
+        It has the filters of all layers, the cost in the course of training, mean activations, how
+        each layer ended and what to do about it, what training took, parameters, versions, and
+        where the data and the model come from. It needs matplotlib (extra "plot").
+
+        Parameters
+        ----------
+        X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …), or None
+            Samples such as `fit` saw. The page then has reconstructions, and the distribution of
+            errors, of up to 1,000 of them, drawn at random from up to eight chunks, which alone are
+            read; and the attributes of a DataArray.
+        title : str or None
+            Of the page.
+
+        Returns
+        -------
+        Report
+            Has the page as `html`, and `save`; notebooks show it.
+
+        Raises
+        ------
+        MissingExtraError
+            If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from stackedae import StackedAutoEncoder
+        >>> X = np.random.default_rng(0).random((50, 6, 6))
+        >>> sae = StackedAutoEncoder(4, max_iter=2, tol=0, random_state=0).fit(X)
+        >>> report = sae.report(X, title="Six by six")
+        >>> "<h1>Six by six</h1>" in report.html
+        True
+        """
+        return make_report(self, X, title=title)
 
     @classmethod
     def load(cls, path: StoreLike) -> Self:

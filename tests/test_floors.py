@@ -21,7 +21,7 @@ FLOORS = [
         *("mapping", "progress", "rows", "samples", "sampling", "spectrum"),
         *("training", "whitening"),
     },
-    {"cli", "datasets", "estimators", "features", "plotting", "__init__"},
+    {"cli", "datasets", "estimators", "features", "plotting", "report", "__init__"},
 ]
 ENGINE = {"dask", "distributed", "zarr", "xarray"}
 OPTIONAL = {"matplotlib", "skimage.io", "tifffile"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stackedae.containers import Container
 from stackedae.layout import Array
@@ -107,16 +108,45 @@ class ReconstructionDisplay:
         -------
         ReconstructionDisplay
         """
+        made = cls.computed(
+            estimator,
+            X,
+            n_samples=n_samples,
+            patch_shape=patch_shape,
+            channel_axis=channel_axis,
+        )
+        return made.plot(ax=ax)
+
+    @classmethod
+    def computed(
+        cls,
+        estimator: FittedStack,
+        X: Container,
+        *,
+        n_samples: int = 8,
+        patch_shape: tuple[int, ...] | None = None,
+        channel_axis: ChannelAxis = "auto",
+    ) -> Self:
+        """Return what `from_estimator` would draw, without drawing it.
+
+        Parameters
+        ----------
+        estimator, X, n_samples, patch_shape, channel_axis
+            As for `from_estimator`.
+
+        Returns
+        -------
+        ReconstructionDisplay
+        """
         samples = first_samples(estimator, X, n_samples)
         shape = shape_of_samples(estimator, patch_shape)
         axis = channel_axis_of(shape, channel_axis, names_of_axes(estimator, shape))
-        made = cls(
+        return cls(
             samples.reshape(-1, *shape),
             np.asarray(estimator.reconstruct(samples)).reshape(-1, *shape),
             np.asarray(estimator.reconstruction_error(samples)),
             channel_axis=axis,
         )
-        return made.plot(ax=ax)
 
     @property
     def description(self) -> str:
@@ -127,6 +157,16 @@ class ReconstructionDisplay:
             f"{len(self.samples)} samples above their reconstructions, {shape}; their errors lie "
             f"between {low:.3g} and {high:.3g}."
         )
+
+    def montage(self) -> NDArray[np.uint8]:
+        """Return the picture as an array.
+
+        Returns
+        -------
+        ndarray of shape (rows, columns) or (rows, columns, 3), uint8
+        """
+        tiles = self._tiles()
+        return side_by_side(tiles, columns=len(self.samples), gap=2 * _gap(tiles))
 
     def plot(self, *, ax: Any = None) -> Self:
         """Draw two rows of pictures.
@@ -143,10 +183,9 @@ class ReconstructionDisplay:
         """
         n = len(self.samples)
         ax = axes_or_new(ax, (max(4.0, 0.8 * n + 1), 2.6))
-        every = np.stack([grouped(slices) for slices in np.concatenate(self._pairs())])
-        height, width = every.shape[1:3]
-        gap = max(2, round(0.12 * width))
-        self.im_ = show_picture(ax, side_by_side(every, columns=n, gap=2 * gap))
+        self.im_ = show_picture(ax, self.montage())
+        tiles = self._tiles()
+        gap, (height, width) = _gap(tiles), tiles.shape[1:3]
         middles = gap + (width - 1) / 2 + (width + gap) * np.arange(n)
         ax.set_xticks(middles, [f"{error:.2g}" for error in self.errors])
         rows = gap + (height - 1) / 2 + (height + gap) * np.arange(2)
@@ -156,11 +195,16 @@ class ReconstructionDisplay:
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _pairs(self) -> tuple[Array, Array]:
-        """Return both as pictures in [0, 1], each sample on a scale with its reconstruction."""
+    def _tiles(self) -> Array:
+        """Return all samples, then all reconstructions: (2·n_samples, height, width[, 3])."""
         both = np.stack([self.samples, self.reconstructions], axis=1)
         scaled = [stretched(as_pictures(pair, self.channel_axis)) for pair in both]
         if len({pair.ndim for pair in scaled}) > 1:  # some have missing values, and so colours
             scaled = list(map(coloured, scaled))
-        together = np.stack(scaled)
-        return together[:, 0], together[:, 1]
+        samples, reconstructions = np.stack(scaled).swapaxes(0, 1)
+        return np.stack([grouped(slices) for slices in (*samples, *reconstructions)])
+
+
+def _gap(tiles: Array) -> int:
+    width: int = tiles.shape[2]
+    return max(2, round(0.12 * width))

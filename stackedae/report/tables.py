@@ -1,0 +1,216 @@
+"""What a report says in words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+import xarray as xr
+from dask.utils import format_bytes
+
+from stackedae.containers import Container, as_array
+from stackedae.plotting.activations import UnitActivity
+from stackedae.plotting.axes import counted
+from stackedae.plotting.fitted import FittedStack
+from stackedae.progress import Record
+from stackedae.solvers import Status
+
+_LONGEST_TEXT = 300
+_MOST_ROWS = 200
+"""A model may come from anybody, and say as much as it likes."""
+
+_TERMS = ("cost", "reconstruction", "decay", "sparsity")
+_TOTALS = ("n_evaluations", "rows_visited", "bytes_read", "seconds")
+_PHASES = {"sample": "growing samples", "full": "all samples"}
+
+
+class Reportable(FittedStack, Protocol):
+    """What a report asks of an estimator."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Where the model comes from."""
+
+    def get_params(self) -> dict[str, Any]:
+        """Return the parameters by name."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header; the first cell of a row is what it is about.
+
+    Parameters
+    ----------
+    caption : str
+        What it tells.
+    header : sequence of str
+        Names of the columns.
+    rows : sequence of sequence of str
+        Cells.
+    numeric : bool
+        Whether cells are numbers, but for the first of a row.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: bool = False
+
+
+def architecture(estimator: Reportable) -> str:
+    """Return the sizes of the layers, from the data up: "784-196"."""
+    sizes = [estimator.n_features_in_, *(layer.cost.n_hidden for layer in estimator.layers_)]
+    return "-".join(map(str, sizes))
+
+
+def lead(estimator: Reportable) -> str:
+    """Return what a reader should know first."""
+    history = estimator.history_
+    seconds = sum(record["seconds"] for record in history)
+    shape = " × ".join(map(str, estimator.sample_shape_))
+    of_what = " of the last layer" if len(estimator.layers_) > 1 else ""
+    return (
+        f"{counted(len(estimator.layers_), 'layer')} on samples of {shape}. Training took "
+        f"{counted(len(history), 'iteration')} and {_duration(seconds)}; the cost{of_what} is "
+        f"{history[-1]['cost']:.4g}."
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a layer ended.
+
+    Parameters
+    ----------
+    good : bool
+        Whether as it should.
+    word : str
+        In a word.
+    text : str
+        With what to do about it.
+    """
+
+    good: bool
+    word: str
+    text: str
+
+
+def outcomes(estimator: Reportable) -> list[Outcome]:
+    """Return how each layer ended."""
+    all_iterations = estimator.get_params().get("tol") == 0
+    return [
+        _outcome(number, layer.status, all_iterations)
+        for number, layer in enumerate(estimator.layers_)
+    ]
+
+
+def _outcome(number: int, status: Status, all_iterations: bool) -> Outcome:
+    if status is Status.MAX_ITER and all_iterations:
+        return Outcome(True, "As asked.", f"Layer {number} took all iterations, as tol=0 has it.")
+    good = status is Status.CONVERGED
+    text = f"Layer {number} ended as {status.name}: {status.advice}."
+    return Outcome(good, "Converged." if good else "Not converged.", text)
+
+
+def of_layers(estimator: Reportable) -> Table:
+    """Return a row for each layer."""
+    header = ("Layer", "Activations", *map(str.capitalize, _TERMS))
+    rows = []
+    for number, layer in enumerate(estimator.layers_):
+        last = [record for record in estimator.history_ if record["layer"] == number][-1]
+        cost, activity = layer.cost, UnitActivity.of(layer)
+        rows.append(
+            (
+                f"{number}: {cost.n_features} → {cost.n_hidden}",
+                f"{cost.activation}, {cost.output_activation}",
+                *(f"{last[name]:.4g}" for name in _TERMS),
+                f"{activity.dead.sum():,}",
+                f"{activity.saturated.sum():,}",
+            )
+        )
+    return Table("Layers, from the data up", (*header, "Dead", "Saturated"), rows, numeric=True)
+
+
+def of_timing(history: Sequence[Record]) -> Table:
+    """Return what each phase of each layer took."""
+    rows = [
+        _totals(f"Layer {layer}, {_PHASES.get(phase, phase)}", list(group))
+        for (layer, phase), group in groupby(history, lambda each: (each["layer"], each["phase"]))
+    ]
+    rows.append(_totals("All", history))
+    header = ("Stretch", "Iterations", "Evaluations", "Rows visited", "Read", "Seconds")
+    return Table("What training took", header, rows, numeric=True)
+
+
+def _totals(name: str, records: Sequence[Record]) -> tuple[str, ...]:
+    totals = (sum(record[each] for record in records) for each in _TOTALS)
+    evaluations, visited, n_bytes, seconds = totals
+    counts = f"{len(records):,}", f"{evaluations:,}", f"{visited:,}"
+    return name, *counts, format_bytes(int(n_bytes)), f"{seconds:,.2f}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} seconds" if seconds < 120 else f"{seconds / 60:,.3g} minutes"
+
+
+def of_data(estimator: Reportable, X: Container | None) -> list[Table]:
+    """Return what is known of the samples of `fit`, and of those that were passed now."""
+    found = [pairs("Samples that the model was fitted on", estimator.info.get("data"), "property")]
+    if X is not None:
+        found.append(pairs("Samples of the reconstructions", _described(X), "property"))
+    if isinstance(X, xr.DataArray):
+        found.append(pairs("Attributes of these", X.attrs, "attribute"))
+    return [table for table in found if table.rows]
+
+
+def _described(X: Container) -> dict[str, Any]:
+    array = as_array(X)
+    sizes = zip(getattr(X, "dims", ("",) * array.ndim), array.shape, strict=True)
+    described = {
+        "shape": ", ".join(f"{dim} {size:,}".strip() for dim, size in sizes),
+        "dtype": str(array.dtype),
+        "size": format_bytes(int(array.nbytes)),
+    }
+    chunks = getattr(array, "chunks", None)
+    if chunks is not None:
+        described["chunks"] = f"{len(chunks[0]):,}, of up to {max(chunks[0]):,} samples"
+    return described
+
+
+def of_origin(info: Mapping[str, Any]) -> list[Table]:
+    """Return versions, and how the model came about."""
+    rest = {name: value for name, value in info.items() if name not in ("versions", "data")}
+    found = pairs("Versions", info.get("versions"), "package"), pairs("Run", rest, "property")
+    return [table for table in found if table.rows]
+
+
+def pairs(caption: str, values: Any, noun: str) -> Table:
+    """Return names and values, those of nested mappings by dotted names."""
+    rows = [(_shortened(name), _words(value)) for name, value in _flat(values)]
+    if len(rows) > _MOST_ROWS:
+        rows[_MOST_ROWS:] = [("…", f"{counted(len(rows) - _MOST_ROWS, 'more row')}")]
+    return Table(caption, (noun.capitalize(), "Value"), rows)
+
+
+def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    items: Any = ()
+    if isinstance(values, Mapping):
+        items = values.items()
+    elif isinstance(values, (list, tuple)) and any(isinstance(each, Mapping) for each in values):
+        items = enumerate(values)
+    elif name and values != []:
+        yield name, values
+    for key, value in items:
+        yield from _flat(value, f"{name}.{key}" if name else str(key))
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return _shortened(", ".join(map(_words, value[:_MOST_ROWS])))
+    return f"{value:.6g}" if isinstance(value, float) else _shortened(str(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
