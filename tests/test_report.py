@@ -1,3 +1,4 @@
+import functools
 import html
 import os
 import re
@@ -74,6 +75,9 @@ def report(sae, X):
     sae.set_params(checkpoint=HOSTILE)
     sae.info["machine"] = sae.info["data"][HOSTILE] = HOSTILE
     sae.info["long"] = "x" * 10_000
+    sae.info["many"] = [{"n": number} for number in range(300)]
+    sae.info["deep"] = functools.reduce(lambda inner, _: {"d": inner}, range(5000), 1)
+    sae.info["nested"] = functools.reduce(lambda inner, _: [inner], range(5000), 1)
     return sae.report(X, title=HOSTILE)
 
 
@@ -127,6 +131,7 @@ def test_what_a_model_says_is_text(report, page):
     assert said.count(HOSTILE) == 2 + 2 + 2 + 1 + 1  # titles, data, attributes, parameter, machine
     assert "x" * 300 + "…" in said
     assert "x" * 301 not in said
+    assert "more rows" in said
     assert len(report.html) < 500_000
 
 
@@ -227,7 +232,8 @@ def test_files_appear_whole_and_are_not_replaced_unasked(report):
 
 def test_notebooks_show_it_in_a_frame_of_its_own(report):
     frame = report._repr_html_()
-    assert html.unescape(re.search('srcdoc="(.*?)"', frame, re.DOTALL).group(1)) == report.html
+    shown = html.unescape(re.search('srcdoc="(.*?)"', frame, re.DOTALL).group(1))
+    assert shown.replace('<base href="about:srcdoc">', "") == report.html
     assert 'sandbox=""' in frame
 
 
@@ -314,5 +320,19 @@ def test_in_a_browser(browser, report, tmp_path, width, scheme):
     assert page.get_by_role("heading", level=1).count() == 1
     assert page.get_by_role("table", name="What training took").count() == 1
     page.emulate_media(media="print")
+    page.set_viewport_size({"width": 794, "height": 1123})  # A4
+    assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
     assert not page.get_by_role("navigation").is_visible()
+    page.close()
+
+
+@pytest.mark.long
+def test_links_lead_through_the_frame_in_a_notebook(browser, report):
+    page = browser.new_page()
+    page.set_content(f"<h1>Notebook</h1>{report._repr_html_()}")
+    frame = page.query_selector("iframe").content_frame()
+    assert frame.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    frame.get_by_role("link", name="Parameters").click()
+    frame.wait_for_function("scrollY > 500")
+    assert page.get_by_role("heading", name="Notebook").count() == 1
     page.close()

@@ -1,6 +1,6 @@
 """Displays of what was learned: stored arrays, drawn by `plot`."""
 
-from stackedae.plotting.activations import ActivationDisplay
+from stackedae.plotting.activations import ActivationDisplay, UnitActivity
 from stackedae.plotting.error_distribution import ErrorDisplay
 from stackedae.plotting.feature_maps import FeatureMapDisplay
 from stackedae.plotting.filters import FilterDisplay, filter_montage, filters_of
@@ -14,6 +14,7 @@ __all__ = [
     "FilterDisplay",
     "HistoryDisplay",
     "ReconstructionDisplay",
+    "UnitActivity",
     "filter_montage",
     "filters_of",
 ]

@@ -118,7 +118,7 @@ class _Display(Protocol):
 
 
 def _figure(display: _Display, caption: str, height: float, kind: Literal["png", "svg"]) -> Figure:
-    # A figure of our own, not one of pyplot's: no window, no state, any thread.
+    # A figure of our own, not one of pyplot's: there is no window, and it goes when it is done.
     import matplotlib.style
     from matplotlib.figure import Figure as Canvas
 

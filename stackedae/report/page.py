@@ -79,9 +79,11 @@ class Report:
 
     def _repr_html_(self) -> str:
         # In a frame of its own, neither the page's style reaches the notebook
-        # nor the notebook's the page; without scripts.
+        # nor the notebook's the page; without scripts. Without a base, links
+        # within it would lead to the notebook.
+        page = self.html.replace("<head>", '<head><base href="about:srcdoc">', 1)
         return (
-            f'<iframe sandbox="" title="Report" srcdoc="{html.escape(self.html)}" '
+            f'<iframe sandbox="" title="Report" srcdoc="{html.escape(page)}" '
             'style="width: 100%; height: 40rem; border: 1px solid #888"></iframe>'
         )
 

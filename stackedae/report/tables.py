@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from stackedae.solvers import Status
 
 _LONGEST_TEXT = 300
 _MOST_ROWS = 200
+_DEEPEST = 6
 """A model may come from anybody, and say as much as it likes."""
 
 _TERMS = ("cost", "reconstruction", "decay", "sparsity")
@@ -194,21 +195,31 @@ def pairs(caption: str, values: Any, noun: str) -> Table:
     return Table(caption, (noun.capitalize(), "Value"), rows)
 
 
-def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    items: Any = ()
+def _flat(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    items: Any = None
+    if len(path) < _DEEPEST:
+        items = _items(values)
+    if items is not None:
+        for key, value in items:
+            yield from _flat(value, (*path, str(key)))
+    elif path and values is not None:
+        yield ".".join(path), values
+
+
+def _items(values: Any) -> Iterable[tuple[Any, Any]] | None:
+    """Return what is within a mapping, or a sequence of mappings; None of anything else."""
     if isinstance(values, Mapping):
-        items = values.items()
-    elif isinstance(values, (list, tuple)) and any(isinstance(each, Mapping) for each in values):
-        items = enumerate(values)
-    elif name and values != []:
-        yield name, values
-    for key, value in items:
-        yield from _flat(value, f"{name}.{key}" if name else str(key))
+        return values.items()
+    if isinstance(values, (list, tuple)) and all(isinstance(each, Mapping) for each in values):
+        return enumerate(values)
+    return None
 
 
-def _words(value: Any) -> str:
+def _words(value: Any, depth: int = 0) -> str:
+    if isinstance(value, Mapping) or depth > _DEEPEST:
+        return "…"
     if isinstance(value, (list, tuple)):
-        return _shortened(", ".join(map(_words, value[:_MOST_ROWS])))
+        return _shortened(", ".join(_words(each, depth + 1) for each in value[:_MOST_ROWS]))
     return f"{value:.6g}" if isinstance(value, float) else _shortened(str(value))
 
 

@@ -3,7 +3,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from stackedae import FilterDisplay, StackedAutoEncoder
+from stackedae import FilterDisplay, StackedAutoEncoder, extract_patches
 from stackedae.errors import ArgumentError
 from stackedae.plotting import filter_montage, filters_of
 
@@ -103,20 +103,39 @@ def test_names_of_dimensions_say_what_is_colour():
         assert given.channel_axis is None
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_patches_are_those_that_activate_a_unit_most(sae, X, layer):
+def best(sae, X, layer, n_best):
     activations = X.reshape(len(X), -1)
     for each in sae.layers_[: layer + 1]:
         activations = each.cost.encode(each.params, activations)
-    best = np.argsort(-activations, axis=0)[:5].T
-    lazy = da.from_array(X, chunks=(64, 2, 6))
+    return X[np.argsort(-activations, axis=0)[:n_best].T]
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_patches_are_those_that_activate_a_unit_most(sae, X, layer):
     display = FilterDisplay.from_estimator(
-        sae, layer=layer, kind="patches", X=lazy, n_best=5, units=[2, 0]
+        sae, layer=layer, kind="patches", X=X, n_best=5, units=[2, 0]
     )
     assert display.filters.shape == (2, 5, 4, 6)
-    assert (display.filters == X[best[[2, 0]]]).all()
+    assert (display.filters == best(sae, X, layer, 5)[[2, 0]]).all()
     assert display.montage().shape[2] == 3
     assert "the 5 best samples" in display.description
+
+
+def test_patches_are_found_wherever_they_lie(sae, cluster, tmp_path):
+    images = np.random.default_rng(0).random((3, 60, 60)).astype("float32")
+    store = tmp_path / "patches.zarr"
+    stored = extract_patches(images, (4, 6), 70_000, store=store, chunks=9_000, rng=0)
+    expected = best(sae, stored.values, 0, 6)
+    lazy = da.from_array(stored.values[:700], chunks=(3, 2, 6))
+    for X, right in ((stored, expected), (lazy, best(sae, stored.values[:700], 0, 6))):
+        with cluster.as_current():
+            display = FilterDisplay.computed(sae, kind="patches", X=X, n_best=6)
+        assert (display.filters == right).all()
+
+
+def test_fewer_samples_than_asked_for(sae, X):
+    display = FilterDisplay.computed(sae, kind="patches", X=X[:4])
+    assert display.filters.shape == (7, 4, 4, 6)
 
 
 @pytest.mark.parametrize(
