@@ -62,7 +62,17 @@ class UnitActivity:
 
     @classmethod
     def of(cls, layer: Layer) -> UnitActivity:
-        """Return what a layer says of its units."""
+        """Return what a layer says of its units.
+
+        Parameters
+        ----------
+        layer : Layer
+            Trained.
+
+        Returns
+        -------
+        UnitActivity
+        """
         f, cost = ACTIVATIONS[layer.cost.activation], layer.cost
         means = np.asarray(layer.mean_activations, dtype=float)
         if not f.bounded:
