@@ -9,9 +9,7 @@ axes if need be, and what was computed stays in attributes.
 # %%
 # Two layers, learned from patches of photographs in colour:
 
-import numpy as np
 import skimage.data
-import xarray as xr
 
 from stackedae import (
     ActivationDisplay,
@@ -75,19 +73,12 @@ display = ErrorDisplay.from_estimator(sae, X)
 # %%
 # Feature maps
 # ------------
-# Any DataArray (y, x, feature) is drawn on its coordinates; here, four features of every patch of a
-# part of an image.
+# Four features of every pixel of a part of an image, in the image's coordinates.
 
 image = skimage.data.chelsea()[60:180, 100:300]
-windows = np.lib.stride_tricks.sliding_window_view(image, (8, 8), axis=(0, 1))
-windows = np.moveaxis(windows, 2, -1)  # (y, x, 8, 8, channel)
-features = sae.transform(normalizer.transform(windows.reshape(-1, 8, 8, 3).astype("float32")))
-maps = xr.DataArray(
-    features.reshape(*windows.shape[:2], -1),
-    dims=("y", "x", "feature"),
-    coords={"y": 63.5 + np.arange(windows.shape[0]), "x": 103.5 + np.arange(windows.shape[1])},
+display = FeatureMapDisplay.from_estimator(
+    sae, image, preprocess=normalizer, layers=0, features=(0, 1, 2, 3)
 )
-display = FeatureMapDisplay(maps, features=(0, 1, 2, 3)).plot()
 
 # %%
 # Report

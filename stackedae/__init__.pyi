@@ -21,8 +21,8 @@ from .plotting import FilterDisplay as FilterDisplay
 from .plotting import HistoryDisplay as HistoryDisplay
 from .plotting import ReconstructionDisplay as ReconstructionDisplay
 from .preprocessing import ContrastNormalizer as ContrastNormalizer
+from .report import Report as Report
 from .sources import open_image as open_image
 from .spectrum import whiten_image as whiten_image
 from .whitening import PCAWhitener as PCAWhitener
 from .whitening import ZCAWhitener as ZCAWhitener
-from .report import Report as Report

@@ -36,8 +36,8 @@ from stackedae.memory import rows_per_portion
 from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import FilterDisplay
 from stackedae.preprocessing import ContrastNormalizer
-from stackedae.sources import open_image
 from stackedae.report import refuse_existing_file
+from stackedae.sources import open_image
 from stackedae.storage import new_samples, open_samples
 from stackedae.stores import exists, kind_of, refuse_existing
 from stackedae.training import BATCHING, DTYPES, SOLVERS

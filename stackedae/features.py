@@ -16,12 +16,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from stackedae.containers import RowFunction
 from stackedae.errors import ArgumentError
-from stackedae.estimators import StackedAutoEncoder
 from stackedae.images import CHANNEL, Images, as_sizes, images_in
 from stackedae.layers import Stack
 from stackedae.layout import Array
 from stackedae.mapping import MODES, MapPlan, Rows, default_blocks
-from stackedae.samples import row_function
+from stackedae.samples import FittedStack, row_function
 from stackedae.sources import open_image
 from stackedae.stores import StoreLike, new_store
 
@@ -30,7 +29,7 @@ MAP = "map"
 
 
 def feature_map(
-    sae: StackedAutoEncoder | Pipeline,
+    sae: FittedStack | Pipeline,
     image: Any,
     *,
     mode: str = "same",
@@ -126,7 +125,7 @@ def feature_map(
 
 
 def error_map(
-    sae: StackedAutoEncoder | Pipeline,
+    sae: FittedStack | Pipeline,
     image: Any,
     *,
     mode: str = "same",
@@ -172,7 +171,7 @@ def error_map(
 
 
 def reconstruct_image(
-    sae: StackedAutoEncoder | Pipeline,
+    sae: FittedStack | Pipeline,
     image: Any,
     *,
     mode: str = "same",
@@ -295,7 +294,7 @@ class _Model:
         Fitted.
     """
 
-    sae: StackedAutoEncoder
+    sae: FittedStack
     before: tuple[Any, ...]
 
     @classmethod
@@ -305,7 +304,7 @@ class _Model:
         if isinstance(sae, Pipeline):
             before += _steps(sae[:-1]) if len(sae.steps) > 1 else []
             sae = sae[-1]
-        if not isinstance(sae, StackedAutoEncoder):
+        if not hasattr(sae, "reconstruction_error"):
             raise ArgumentError(
                 "sae", sae, "is no StackedAutoEncoder, and no pipeline that ends in one", "pass one"
             )
@@ -321,7 +320,7 @@ class _Model:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of what the auto-encoder returns."""
-        return np.dtype(self.sae.components_.dtype)
+        return np.dtype(self.sae.layers_[0].params.dtype)
 
     def rows(self, last: RowFunction, *, and_back: bool = False) -> Rows:
         """Return what is done to patches, with this as the last step.
@@ -375,7 +374,7 @@ def _steps(transformer: Any) -> list[Any]:
 
 
 def _chosen_layers(
-    model: StackedAutoEncoder, layers: int | Sequence[int] | None
+    model: FittedStack, layers: int | Sequence[int] | None
 ) -> tuple[list[int], list[int]]:
     """Return the layers asked for, and the layer of every feature."""
     n = len(model.layers_)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -11,7 +11,39 @@ from sklearn.utils.validation import validate_data
 
 from stackedae.containers import Container, as_array, is_lazy_or_labelled, n_columns
 from stackedae.errors import DataError
+from stackedae.layers import Layer
 from stackedae.layout import Array
+from stackedae.progress import Record
+
+
+class FittedStack(Protocol):
+    """A fitted estimator of layers: `StackedAutoEncoder`, or what has its attributes."""
+
+    @property
+    def layers_(self) -> Sequence[Layer]:
+        """Layers, from the data up."""
+
+    @property
+    def history_(self) -> Sequence[Record]:
+        """Records of all iterations."""
+
+    @property
+    def sample_shape_(self) -> tuple[int, ...]:
+        """Shape of a sample, as fit saw it."""
+
+    @property
+    def sample_dims_(self) -> tuple[str, ...] | None:
+        """Names of the dimensions of a sample, if fit saw any."""
+
+    @property
+    def n_features_in_(self) -> int:
+        """Entries of a sample."""
+
+    def reconstruct(self, X: Container) -> Container:
+        """Return samples after a pass up and down."""
+
+    def reconstruction_error(self, X: Container) -> Container:
+        """Return the error of every sample."""
 
 
 def check_samples(estimator: BaseEstimator, X: Any, *, reset: bool) -> Container:

@@ -24,7 +24,7 @@ from stackedae.plotting.axes import (
     legend_above,
     name_above,
 )
-from stackedae.plotting.fitted import FittedStack
+from stackedae.samples import FittedStack
 
 _DEAD_SHARE_OF_TARGET = 0.1
 _DEAD = 1e-3

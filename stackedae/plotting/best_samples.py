@@ -16,8 +16,8 @@ from stackedae.errors import ArgumentError
 from stackedae.layers import Stack
 from stackedae.layout import Array
 from stackedae.memory import MAX_BLOCK_ROWS
-from stackedae.plotting.fitted import FittedStack, layer_of
-from stackedae.samples import check_samples
+from stackedae.plotting.fitted import layer_of
+from stackedae.samples import FittedStack, check_samples
 from stackedae.shards import RowSource
 
 _MERGED_TOGETHER = 8

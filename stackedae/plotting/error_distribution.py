@@ -10,7 +10,7 @@ from stackedae.containers import Container
 from stackedae.errors import ArgumentError
 from stackedae.layout import Array
 from stackedae.plotting.axes import BLACK, SKY, VERMILION, axes_or_new, legend_above
-from stackedae.plotting.fitted import FittedStack
+from stackedae.samples import FittedStack
 
 _LOGARITHMIC_FROM = 100
 _N_BINS = 40

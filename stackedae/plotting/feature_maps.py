@@ -8,12 +8,14 @@ from typing import Any, Self
 
 import numpy as np
 import xarray as xr
+from sklearn.pipeline import Pipeline
 
 from stackedae.errors import ArgumentError
+from stackedae.features import feature_map
 from stackedae.layout import Array
 from stackedae.plotting.axes import axes_or_new, divided
+from stackedae.samples import FittedStack
 
-_DIMS = ("y", "x", "feature")
 _LONGEST_SIDE = 512
 """Pixels along each side of a map that are drawn; of larger ones, every second, third, …"""
 
@@ -27,10 +29,9 @@ class FeatureMapDisplay:
 
     Parameters
     ----------
-    maps : xarray.DataArray
-        With the dimensions "y", "x" and "feature", in any order, as `transform` gives them for
-        every pixel of an image. Coordinates, if there are any, are those of the middles of pixels,
-        and evenly spaced.
+    maps : xarray.DataArray of shape (height, width, n_features)
+        As `feature_map` returns them: with two dimensions in space, and "feature". Coordinates, if
+        there are any, are those of the middles of pixels, and evenly spaced.
     features : sequence of int or None
         Which features to show, by their position; all if None.
 
@@ -59,14 +60,15 @@ class FeatureMapDisplay:
     images_: list[Any]
 
     def __init__(self, maps: xr.DataArray, *, features: Sequence[int] | None = None) -> None:
-        dims = getattr(maps, "dims", None)
-        if dims is None or sorted(map(str, dims)) != sorted(_DIMS):
+        dims = getattr(maps, "dims", ())
+        if len(dims) != 3 or "feature" not in dims:
             raise ArgumentError(
                 "maps",
                 dims,
                 "are not the dimensions of maps",
-                'pass a DataArray with "y", "x" and "feature"',
+                'pass a DataArray of two dimensions in space and "feature"; of several images, one',
             )
+        self.dims = tuple(dim for dim in dims if dim != "feature")
         n_features = maps.sizes["feature"]
         chosen = range(n_features) if features is None else features
         if not len(chosen) or not all(0 <= feature < n_features for feature in chosen):
@@ -76,8 +78,40 @@ class FeatureMapDisplay:
         self.features = list(chosen)
         labels = maps["feature"].values if "feature" in maps.coords else range(n_features)
         self.labels = [f"feature {labels[i]}" for i in self.features]
-        named = maps.transpose(*_DIMS).assign_coords({dim: maps[dim] for dim in ("y", "x")})
-        self.maps = _thinned(named.isel(feature=self.features)).compute()
+        named = maps.transpose(..., "feature").assign_coords({dim: maps[dim] for dim in self.dims})
+        steps = {dim: slice(None, None, -(-maps.sizes[dim] // _LONGEST_SIDE)) for dim in self.dims}
+        self.maps = named.isel({**steps, "feature": self.features}).compute()
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: FittedStack | Pipeline,
+        image: Any,
+        *,
+        features: Sequence[int] | None = None,
+        ax: Any = None,
+        **how: Any,
+    ) -> Self:
+        """Show what a fitted estimator finds in an image.
+
+        Parameters
+        ----------
+        estimator : StackedAutoEncoder or Pipeline
+            Fitted.
+        image : array-like, path, URL, or Zarr object
+            One image; whatever `feature_map` takes.
+        features : sequence of int or None
+            Which features to show; all if None.
+        ax : matplotlib.axes.Axes or None
+            What to divide among the maps; a new figure if None.
+        **how : object
+            Passed on to `feature_map`, such as `preprocess`, `stride` and `layers`.
+
+        Returns
+        -------
+        FeatureMapDisplay
+        """
+        return cls(feature_map(estimator, image, **how), features=features).plot(ax=ax)
 
     @property
     def description(self) -> str:
@@ -113,7 +147,7 @@ class FeatureMapDisplay:
             axes.remove()
         self.images_ = self._draw_maps()
         for number, axes in enumerate(self.axes_):
-            _label(axes, left=number % columns == 0, below=number + columns >= n)
+            self._label(axes, left=number % columns == 0, below=number + columns >= n)
         self.figure_ = ax.figure
         self.figure_.colorbar(self.images_[0], ax=self.axes_, label="activation", shrink=0.8)
         return self
@@ -121,26 +155,26 @@ class FeatureMapDisplay:
     def _draw_maps(self) -> list[Any]:
         values = self.maps.values
         scale = {"cmap": "viridis", "vmin": np.nanmin(values), "vmax": np.nanmax(values)}
-        extent = (*_ends(self.maps, "x"), *reversed(_ends(self.maps, "y")))
+        down, across = (_ends(self.maps[dim].values) for dim in self.dims)
+        extent = (*across, *reversed(down))
         images = []
         for number, (axes, label) in enumerate(zip(self.axes_, self.labels, strict=True)):
             axes.set_title(label, fontsize="small")
             images.append(axes.imshow(values[..., number], extent=extent, **scale))
         return images
 
-
-def _label(axes: Any, *, left: bool, below: bool) -> None:
-    axes.set(xlabel="x" if below else "", ylabel="y" if left else "")
-    axes.tick_params(labelsize="small", labelleft=left, labelbottom=below)
-
-
-def _thinned(maps: xr.DataArray) -> xr.DataArray:
-    steps = {dim: slice(None, None, -(-maps.sizes[dim] // _LONGEST_SIDE)) for dim in ("y", "x")}
-    return maps.isel(steps)
+    def _label(self, axes: Any, *, left: bool, below: bool) -> None:
+        down, across = (_with_units(self.maps[dim]) for dim in self.dims)
+        axes.set(xlabel=across if below else "", ylabel=down if left else "")
+        axes.tick_params(labelsize="small", labelleft=left, labelbottom=below)
 
 
-def _ends(maps: xr.DataArray, dim: str) -> tuple[float, float]:
-    """Return the outer borders of the first and the last pixel along a dimension."""
-    middles: Array = np.asarray(maps[dim], dtype=float)
+def _with_units(coord: xr.DataArray) -> str:
+    units = coord.attrs.get("units")
+    return str(coord.name) if units is None else f"{coord.name} ({units})"
+
+
+def _ends(middles: Array) -> tuple[float, float]:
+    """Return the outer borders of the first and the last of some pixels."""
     step = (middles[-1] - middles[0]) / (len(middles) - 1) if len(middles) > 1 else 1.0
     return float(middles[0] - step / 2), float(middles[-1] + step / 2)

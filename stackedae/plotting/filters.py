@@ -14,7 +14,7 @@ from stackedae.errors import ArgumentError
 from stackedae.layout import Array
 from stackedae.plotting.axes import axes_or_new, show_picture
 from stackedae.plotting.best_samples import best_samples
-from stackedae.plotting.fitted import FittedStack, layer_of
+from stackedae.plotting.fitted import layer_of
 from stackedae.plotting.pictures import (
     ChannelAxis,
     as_pictures,
@@ -29,6 +29,7 @@ from stackedae.plotting.pictures import (
     stretched,
     stretched_around_zero,
 )
+from stackedae.samples import FittedStack
 
 _KINDS = ("weights", "patches")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -13,34 +12,7 @@ from stackedae.containers import Container, as_array
 from stackedae.errors import ArgumentError
 from stackedae.layers import Layer
 from stackedae.layout import Array
-from stackedae.progress import Record
-from stackedae.samples import check_samples
-
-
-class FittedStack(Protocol):
-    """A fitted estimator of layers: `StackedAutoEncoder`, or what has its attributes."""
-
-    @property
-    def layers_(self) -> Sequence[Layer]:
-        """Layers, from the data up."""
-
-    @property
-    def history_(self) -> Sequence[Record]:
-        """Records of all iterations."""
-
-    @property
-    def sample_shape_(self) -> tuple[int, ...]:
-        """Shape of a sample, as fit saw it."""
-
-    @property
-    def n_features_in_(self) -> int:
-        """Entries of a sample."""
-
-    def reconstruct(self, X: Container) -> Container:
-        """Return samples after a pass up and down."""
-
-    def reconstruction_error(self, X: Container) -> Container:
-        """Return the error of every sample."""
+from stackedae.samples import FittedStack, check_samples
 
 
 def layer_of(estimator: FittedStack, layer: int) -> Layer:

@@ -24,8 +24,8 @@ from stackedae.plotting.axes import (
     legend_above,
     name_above,
 )
-from stackedae.plotting.fitted import FittedStack
 from stackedae.progress import Record
+from stackedae.samples import FittedStack
 
 _STYLES: dict[str, dict[str, Any]] = {
     "cost": {"color": BLACK, "linewidth": 2.0},

@@ -15,7 +15,7 @@ from skimage.util import montage
 
 from stackedae.errors import ArgumentError
 from stackedae.layout import Array
-from stackedae.plotting.fitted import FittedStack
+from stackedae.samples import FittedStack
 
 ChannelAxis = int | Literal["auto"] | None
 

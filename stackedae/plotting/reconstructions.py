@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stackedae.containers import Container
 from stackedae.layout import Array
 from stackedae.plotting.axes import axes_or_new, show_picture
-from stackedae.plotting.fitted import FittedStack, first_samples
+from stackedae.plotting.fitted import first_samples
 from stackedae.plotting.pictures import (
     ChannelAxis,
     as_pictures,
@@ -23,6 +23,7 @@ from stackedae.plotting.pictures import (
     side_by_side,
     stretched,
 )
+from stackedae.samples import FittedStack
 
 
 class ReconstructionDisplay:

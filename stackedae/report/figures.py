@@ -22,7 +22,7 @@ from stackedae.plotting import (
 )
 from stackedae.plotting.activations import UnitActivity
 from stackedae.plotting.axes import counted
-from stackedae.plotting.fitted import FittedStack
+from stackedae.samples import FittedStack
 
 _MOST_UNITS = 400
 _N_PAIRS = 6

@@ -13,8 +13,8 @@ from dask.utils import format_bytes
 from stackedae.containers import Container, as_array
 from stackedae.plotting.activations import UnitActivity
 from stackedae.plotting.axes import counted
-from stackedae.plotting.fitted import FittedStack
 from stackedae.progress import Record
+from stackedae.samples import FittedStack
 from stackedae.solvers import Status
 
 _LONGEST_TEXT = 300

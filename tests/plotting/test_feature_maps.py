@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from stackedae import FeatureMapDisplay
+from stackedae import FeatureMapDisplay, StackedAutoEncoder, feature_map
 from stackedae.errors import ArgumentError
 
 
@@ -45,8 +45,24 @@ def test_of_large_lazy_maps_a_part_is_kept():
     assert display.plot().images_[0].get_extent() == [-1.0, 599.0, 1030.5, -1.5]
 
 
+def test_maps_of_an_image_in_its_own_coordinates():
+    image = xr.DataArray(
+        np.random.default_rng(0).random((20, 30)),
+        dims=("lat", "lon"),
+        coords={"lat": ("lat", 50 - 0.5 * np.arange(20), {"units": "degrees_north"})},
+    )
+    X = np.random.default_rng(0).random((50, 4, 4))
+    sae = StackedAutoEncoder(3, max_iter=2, tol=0, random_state=0).fit(X)
+    display = FeatureMapDisplay.from_estimator(sae, image, features=[0, 2], stride=2)
+    expected = feature_map(sae, image, stride=2)
+    assert (display.images_[1].get_array() == expected.values[..., 2]).all()
+    assert display.images_[0].get_extent() == [-1.0, 29.0, 40.5, 50.5]
+    assert display.axes_[0].get_ylabel() == "lat (degrees_north)"
+    assert display.axes_[0].get_xlabel() == "lon"
+
+
 def test_what_are_no_maps_is_refused(maps):
-    for wrong in (maps.values, maps.rename(y="row")):
+    for wrong in (maps.values, maps.rename(feature="band"), maps[:, 0]):
         with pytest.raises(ArgumentError, match="are not the dimensions of maps"):
             FeatureMapDisplay(wrong)
     for features in ([5], []):
