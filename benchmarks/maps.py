@@ -5,7 +5,7 @@
 map      A generated float32 image in Zarr, chunks of 1,000²; 8×8 patches, 25 features, stride 2,
          written to Zarr. Peak memory of all processes together, pixels a second.
 speed    A part of it that fits: the map against im2col and transform, in memory, alternated.
-memory   512×512 pixels: peak memory of the map, of im2col, of scikit-learn's PatchExtractor.
+memory   512×512 pixels: what the map, im2col, and scikit-learn's PatchExtractor allocate at most.
 sample   A million patches: bytes read against those of the chunks touched; the same patches for
          another chunking and other numbers of workers.
 
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -165,7 +166,7 @@ def speed(image: Path, repeats: int) -> None:
 
 
 def memory(image: Path) -> None:
-    """Compare what 512×512 pixels take, beyond what is there before, each in a fresh process."""
+    """Compare what 512×512 pixels take, each in a fresh process."""
     for name in ("map", "im2col", "PatchExtractor"):
         words = [sys.executable, __file__, "--folder", str(image.parent), "--taking", name]
         subprocess.run(words, check=True)
@@ -189,10 +190,9 @@ def taking(image: Path, name: str) -> None:
     def blocks() -> np.ndarray:
         return feature_map(sae, pixels, mode="valid").values
 
-    before = memory_of(psutil.Process())
-    with Peak() as peak:
-        result = {"map": blocks, "im2col": im2col, "PatchExtractor": extractor}[name]()
-    taken = (peak.most - before) / 2**20
+    tracemalloc.start()
+    result = {"map": blocks, "im2col": im2col, "PatchExtractor": extractor}[name]()
+    taken = tracemalloc.get_traced_memory()[1] / 2**20
     print(f"{name:15} {taken:5.0f} MiB, {result.nbytes / 2**20:.0f} of them features", flush=True)
 
 

@@ -16,11 +16,13 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from stackedae._version import __version__
+from stackedae.arrays import POOL
 from stackedae.blas import one_blas_thread
 from stackedae.cluster import literal
 from stackedae.errors import ArgumentError, DataError
 from stackedae.images import CHANNEL, Box, Images, KeptChunks, pixels_of
 from stackedae.layout import Array
+from stackedae.malloc import keeping_freed_memory
 from stackedae.memory import MIB
 from stackedae.windows import add_windows, windows_as_rows, windows_per_pixel
 
@@ -315,7 +317,7 @@ def default_blocks(images: Images, spacing: Sequence[int], n_bytes: int) -> tupl
 
 
 def _in_task(function: Callable[[Block, Any], Array], block: Block, part: Any) -> Array:
-    with one_blas_thread():
+    with one_blas_thread(), keeping_freed_memory:
         pixels = part.read(block.box) if isinstance(part, KeptChunks) else pixels_of(part)
         return function(block, pixels)
 
@@ -327,7 +329,7 @@ def _map_block(function: Rows, block: Block, pixels: Array) -> Array:
     for box, rows in windows_as_rows(region, block.window, block.stride, block.positions):
         values = function(rows)
         if out is None:
-            out = np.empty((*block.positions, *values.shape[1:]), values.dtype)
+            out = POOL.empty((*block.positions, *values.shape[1:]), values.dtype)
         out[box] = values.reshape(out[box].shape)
     mapped: Array = out.reshape((1,) * len(block.image) + out.shape)
     return mapped

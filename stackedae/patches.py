@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import dask.array as da
@@ -28,7 +30,7 @@ from stackedae.images import (
     pixels_of,
     without_missing,
 )
-from stackedae.malloc import return_freed_memory
+from stackedae.malloc import keeping_freed_memory, return_freed_memory
 from stackedae.memory import MIB, rows_per_chunk, rows_per_portion
 from stackedae.sampling import VARIANCE, Sampling, choose_positions
 from stackedae.scatter import scattered
@@ -344,18 +346,25 @@ class PatchPlan:
     def _cut(self) -> Iterator[tuple[Integers, NDArray[Any]]]:
         """Yield patches and their numbers, in any order; those across chunks in parts that add up.
 
-        Every chunk is read once.
+        Every chunk is read once, while those that were read before are taken care of.
         """
-        pieces = self._pieces(np.arange(len(self.numbers)))
-        for jobs in _batches(_jobs(pieces)):
-            calls = [(self.dtype, *_sent(job)) for job in jobs]
-            if all(piece.images.here for job in jobs for piece in job):
-                results: Sequence[Any] = run_here(_cut_pieces, calls)
-            else:
-                tasks = (task("stackedae-cut", _cut_pieces, *call) for call in calls)
-                results = OnCluster().compute(*tasks)
-            for of_job in results:
-                yield from of_job
+        batches = _batches(_jobs(self._pieces(np.arange(len(self.numbers)))))
+        with ThreadPoolExecutor(1, thread_name_prefix="stackedae-cut") as ahead:
+            coming: Future[Any] | None = None
+            for jobs in chain(batches, [None]):
+                done, coming = coming, None
+                if jobs is not None:
+                    # A client is the current one of a context, which threads do not share.
+                    coming = ahead.submit(copy_context().run, self._cut_jobs, jobs)
+                for of_job in () if done is None else done.result():
+                    yield from of_job
+
+    def _cut_jobs(self, jobs: Sequence[Sequence[_Piece]]) -> Sequence[Any]:
+        """Return the patches of each piece of each job, and their numbers."""
+        calls = [(self.dtype, *_sent(job)) for job in jobs]
+        if all(piece.images.here for job in jobs for piece in job):
+            return run_here(_cut_pieces, calls)
+        return OnCluster().compute(*(task("stackedae-cut", _cut_pieces, *each) for each in calls))
 
     def _pieces(self, members: Integers) -> Iterator[_Piece]:
         """Yield what to read for these patches, source by source and chunk by chunk."""
@@ -512,8 +521,9 @@ def _sent(pieces: Sequence[_Piece]) -> tuple[list[Any], list[_Place]]:
 def _cut_pieces(
     dtype: np.dtype[Any], parts: Sequence[Any], places: Sequence[_Place]
 ) -> list[tuple[Integers, NDArray[Any]]]:
-    both = zip(parts, places, strict=True)
-    return [(place.numbers, place.cut(pixels_of(part), dtype)) for part, place in both]
+    with keeping_freed_memory:
+        both = zip(parts, places, strict=True)
+        return [(place.numbers, place.cut(pixels_of(part), dtype)) for part, place in both]
 
 
 def _fill(

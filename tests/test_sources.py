@@ -1,6 +1,8 @@
 import json
 import pickle
+import threading
 import warnings
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import dask.array as da
@@ -208,3 +210,34 @@ def test_levels_are_numbers():
     for bad in (-1, 1.5, True, "0"):
         with pytest.raises(ArgumentError, match="is no level of a pyramid"):
             open_image(np.zeros((3, 3)), level=bad)
+
+
+def test_urls(monkeypatch):
+    """A store behind a web server is read by chunk, and one in the memory of this process too."""
+    pixels = RNG.random((20, 30), dtype=np.float32)
+    zarr.create_array("web/image.zarr", data=pixels, chunks=(8, 8))
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory="web")
+
+        def log_request(self, code="-", size="-"):
+            asked.append(self.path)
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        image = open_image(f"http://127.0.0.1:{server.server_port}/image.zarr")
+        assert (image.values == pixels).all()
+        asked.clear()
+        sae = StackedAutoEncoder(3, max_iter=2, tol=0).fit(RNG.random((9, 4, 4)))
+        feature_map(sae, image, chunks=8)[:4, :4].compute()
+        chunks = sorted(path for path in asked if "/c/" in path)
+        assert chunks == [f"/image.zarr/c/{y}/{x}" for y in (0, 1) for x in (0, 1)]
+        server.shutdown()
+    zarr.create_array("memory://somewhere/image.zarr", data=pixels, chunks=(8, 8))
+    patches = extract_patches("memory://somewhere/image.zarr", (4, 4), 9, rng=0)
+    assert (patches.values == extract_patches(pixels, (4, 4), 9, rng=0).values).all()
