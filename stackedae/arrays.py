@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import array_api_compat
@@ -49,6 +49,14 @@ def arithmetic_dtype(x: AnyArray) -> str:
     return "float64" if wide else "float32"
 
 
+def is_floating(x: AnyArray) -> bool:
+    """Say whether entries of x can be NaN."""
+    if isinstance(x, np.ndarray):
+        return bool(x.dtype.kind == "f")
+    floating: bool = namespace_of(x).isdtype(x.dtype, "real floating")
+    return floating
+
+
 def cast(x: AnyArray, dtype: str) -> AnyArray:
     """Return x in another dtype and aligned, itself if it is that already."""
     if isinstance(x, np.ndarray):
@@ -72,6 +80,53 @@ def empty_beside(x: AnyArray, shape: tuple[int, ...], dtype: str) -> AnyArray:
         return np.empty(shape, dtype)
     xp = namespace_of(x)
     return xp.empty(shape, dtype=getattr(xp, dtype), device=array_api_compat.device(x))
+
+
+def filled(
+    x: np.ndarray[Any, Any], fill: Sequence[float]
+) -> np.ndarray[Any, np.dtype[np.floating[Any]]]:
+    """Return rows with `fill` for entries that are missing (NaN); as they are if none is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stackedae.arrays import filled
+    >>> filled(np.array([[np.nan, 1.0], [2.0, np.nan]]), (5.0, 6.0))
+    array([[5., 1.],
+           [2., 6.]])
+    """
+    if not fill or not is_floating(x):
+        return x
+    missing = np.isnan(x)
+    if not missing.any():
+        return x
+    return np.where(missing, np.asarray(fill, np.result_type(x.dtype, np.float32)), x)
+
+
+def fill_in(x: AnyArray, fill: AnyArray, out: AnyArray, present: AnyArray) -> None:
+    """Write x to `out`, with `fill` for NaN, and to `present` 0 for NaN and 1 for all else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stackedae.arrays import fill_in
+    >>> out, present = np.zeros((2, 3))
+    >>> fill_in(np.array([1.0, np.nan, 3.0]), np.array([7.0, 8.0, 9.0]), out, present)
+    >>> out, present
+    (array([1., 8., 3.]), array([1., 0., 1.]))
+    """
+    if not isinstance(x, np.ndarray):
+        xp = namespace_of(x)
+        missing = xp.isnan(x)
+        present[...] = xp.astype(xp.logical_not(missing), x.dtype)
+        out[...] = xp.where(missing, fill, x)
+        return
+    # NumPy's `where` branches, and takes four times as long as this: the larger of x and the
+    # fill, which is far below all x where one is present. (x beyond that have no finite cost.)
+    np.equal(x, x, out=present)
+    np.multiply(present, -np.finfo(x.dtype).max / 4, out=out)
+    out += fill
+    np.fmax(x, out, out=out)
 
 
 class Scratch(threading.local):

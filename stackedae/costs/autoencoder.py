@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from stackedae.arrays import (
-    AnyArray,
-)
+from stackedae.arrays import AnyArray, filled
 from stackedae.costs.activations import ACTIVATIONS, Activation
 from stackedae.costs.kernel import Kernel
 from stackedae.costs.preconditioner import AutoEncoderPreconditioner, regularised
@@ -39,6 +38,10 @@ class AutoEncoderCost:
     with :math:`\mathrm{KL}(\rho \Vert q) = \rho\log\frac\rho q + (1-\rho)\log\frac{1-\rho}{1-q}`.
     For ``activation="tanh"`` the divergence is taken of :math:`(1 + \hat\rho_j)/2`.
 
+    With `fill` φ, entries of a row may be missing (NaN): m is 1 where one is present, else 0. The
+    encoder gets :math:`\tilde x = m \circ x + (1-m) \circ \varphi` for x, and the reconstruction is
+    :math:`\frac1n \sum_i \tfrac12 \lVert m_i \circ (r_i - \tilde x_i) \rVert^2`.
+
     Parameters
     ----------
     n_features, n_hidden : int
@@ -51,6 +54,9 @@ class AutoEncoderCost:
         ρ, the mean activation wanted of every hidden unit, strictly between 0 and 1.
     sparsity_weight : float
         β. Must be 0 for "relu" and "identity", whose mean activation is not a share.
+    fill : tuple of float
+        φ, what stands in for entries that are missing (NaN), one per feature; empty: none may be
+        missing.
 
     Attributes
     ----------
@@ -99,6 +105,7 @@ class AutoEncoderCost:
     alpha: float = 1e-4
     sparsity_target: float = 0.05
     sparsity_weight: float = 3.0
+    fill: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("n_features", "n_hidden"):
@@ -127,6 +134,17 @@ class AutoEncoderCost:
                 self.sparsity_weight,
                 f"needs a bounded activation, and activation={self.activation!r} has none",
                 'pass sparsity_weight=0, or activation="logistic" or "tanh"',
+            )
+        if self.fill and len(self.fill) != self.n_features:
+            raise ArgumentError(
+                "fill",
+                self.fill,
+                f"has {len(self.fill)} values for {self.n_features} features",
+                "pass one for each, or none at all",
+            )
+        if not all(map(math.isfinite, self.fill)):
+            raise ArgumentError(
+                "fill", self.fill, "is not finite everywhere", "pass numbers to work with"
             )
 
     @property
@@ -239,9 +257,12 @@ class AutoEncoderCost:
         return (12.0 if self._sparse else 10.0) * self.n_features * self.n_hidden * n_rows
 
     def encode(self, params: Array, X: Array) -> Array:
-        """Return the hidden activations a = f(W1 x + b1) of rows X, (n_rows, n_hidden)."""
+        """Return the hidden activations a = f(W1 x + b1) of rows X, (n_rows, n_hidden).
+
+        Entries that are missing are filled, if there is a `fill`.
+        """
         P = self.layout.unpack(params)
-        return _affine(X, P["W1"], P["b1"], self._f)
+        return _affine(filled(X, self.fill), P["W1"], P["b1"], self._f)
 
     def decode(self, params: Array, A: Array) -> Array:
         """Return the reconstruction r = g(W2 a + b2) of rows A, (n_rows, n_features)."""
@@ -395,7 +416,8 @@ class AutoEncoderCost:
         P, slope, layout = self.layout.unpack(params), None, self.sums_layout
         if self._sparse and mean_activations is not None:
             slope, layout = self._divergence(mean_activations)[1], self.stage_layout
-        return Kernel(self._f, self._g, layout, P, X, slope)
+        fill = np.array(self.fill) if self.fill else None
+        return Kernel(self._f, self._g, layout, P, X, slope, fill)
 
     def finish(self, params: Vector, sums: Vector, activation: Vector | None = None) -> Evaluation:
         """Turn sums over all rows into the cost and its gradient.

@@ -17,7 +17,9 @@ from stackedae.arrays import (
     beside,
     cast,
     empty_beside,
+    fill_in,
     into,
+    is_floating,
     namespace_of,
     to_numpy,
 )
@@ -50,6 +52,8 @@ class Kernel:
         Rows whose library, device and precision all rows have: there the work is done.
     slope : ndarray of shape (n_hidden,) or None
         Slope c of the divergence if it is known; else f'(z) is summed up, to apply it later.
+    fill : ndarray of shape (n_features,) or None
+        What stands in for entries that are missing; None: none is.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Kernel:
         P: dict[str, Array],
         like: AnyArray,
         slope: Array | None = None,
+        fill: Vector | None = None,
     ) -> None:
         self.f, self.g, self.sums_layout, self.P = f, g, sums_layout, P
         self.xp, self.like, self.dtype = namespace_of(like), like, arithmetic_dtype(like)
@@ -67,6 +72,9 @@ class Kernel:
         self.rows_per_block, self.n_blocks = rows_per_block(d), blocks_per_stack(d, h + 1)
         self.slope = None if slope is None else self.in_rows("slope", np.append(slope, 0.0))
         self.sums_slope = slope is None and "slope" in sums_layout.slices
+        self.fill = None
+        if fill is not None and is_floating(like):
+            self.fill = self.in_rows("fill", fill)
         self.layout = _with_unit(sums_layout, self.sums_slope)
         self.views: dict[tuple[int, ...], _Buffers] = {}
         _SCRATCH.user = id(self)
@@ -108,12 +116,22 @@ class Kernel:
         return self.sums(out)
 
     def stacks_of(self, X: AnyArray) -> Iterator[tuple[slice, AnyArray]]:
-        """Yield blocks of X (n_blocks, m, d), and which rows they are, in our precision."""
+        """Yield blocks of X (n_blocks, m, d), and which rows they are, in our precision.
+
+        Entries that are missing are filled.
+        """
         assert _SCRATCH.user == id(self), "another kernel was made meanwhile"
         n_rows, d = X.shape
         for rows, n_blocks in row_stacks(n_rows, d, self.P["b1"].size + 1):
             x = cast(X[rows, :], self.dtype)
-            yield rows, self.xp.reshape(x, (n_blocks, x.shape[0] // n_blocks, d))
+            x = self.xp.reshape(x, (n_blocks, x.shape[0] // n_blocks, d))
+            yield rows, x if self.fill is None else self.filled(x, self.fill)
+
+    def filled(self, x: AnyArray, fill: AnyArray) -> AnyArray:
+        """Return blocks x with what stands in for missing entries; remember which are present."""
+        views = self.buffers_for(x)
+        fill_in(x, fill[: views.n_rows, :], views.filled, views.present)
+        return views.filled
 
     def stacked(self, codes: AnyArray, rows: slice, x: AnyArray) -> AnyArray:
         """Return the codes of these rows, stacked like the rows themselves."""
@@ -180,6 +198,12 @@ class Kernel:
             self.empty("error", n_rows * d),
             self.empty("shared", n_rows * max(d, 2 * k)),
         )
+
+    @cached_property
+    def filling(self) -> tuple[AnyArray, AnyArray]:
+        """Rows whose missing entries are filled, and 1 for entries that are present, else 0."""
+        size = self.n_blocks * self.rows_per_block * self.P["W2"].shape[0]
+        return self.empty("filled", size), self.empty("present", size)
 
     def send(self, values: Array) -> AnyArray:
         """Return values where X is, in the precision of the arithmetic."""
@@ -258,6 +282,8 @@ class Kernel:
         self.g.apply(xp, r)
 
         into(e, xp.subtract, r, x)
+        if self.fill is not None:
+            e *= views.present
         part["n_rows"][...] = views.n_rows
         into(part["squared_error"], xp.vecdot, views.flat_error, views.flat_error)
         self.g.times_derivative(xp, e, r)
@@ -320,6 +346,8 @@ class _Buffers:
         self.flat_error = view(error, 0, n_rows * d)
         self.output, self.delta = view(shared, 0, n_rows, d), view(shared, 0, n_rows, k)
         self.slope = view(shared, m * k, n_rows, k)
+        if kernel.fill is not None:
+            self.filled, self.present = (view(each, 0, n_rows, d) for each in kernel.filling)
         self.error_T, self.delta_T, self.slope_T = (
             xp.matrix_transpose(values) for values in (self.error, self.delta, self.slope)
         )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def test_reference_patches(point):
     assert error < 1e-10
 
 
-@pytest.mark.parametrize(
+KINDS = pytest.mark.parametrize(
     ("activation", "output_activation", "sparsity_weight"),
     [
         (f, g, beta)
@@ -109,6 +110,9 @@ def test_reference_patches(point):
         if beta == 0 or ACTIVATIONS[f].bounded
     ],
 )
+
+
+@KINDS
 def test_gradient_is_the_slope(activation, output_activation, sparsity_weight):
     cost, params, X = small_problem(
         activation=activation,
@@ -125,12 +129,90 @@ def test_gradient_is_the_slope(activation, output_activation, sparsity_weight):
     assert gradient == pytest.approx(np.array(slopes), abs=1e-8)
 
 
+def with_gaps(X, share=0.2, seed=3):
+    """Put NaN for a share of the entries."""
+    missing = np.random.default_rng(seed).random(X.shape) < share
+    return np.where(missing, np.nan, X).astype(X.dtype)
+
+
+def masked_problem(**settings):
+    """Rows with gaps: one has nothing but gaps, one none, and one feature is never present."""
+    cost, params, X = small_problem(fill=(0.3, -0.2, 0.0, 0.9, 0.5), **settings)
+    X = with_gaps(X)
+    X[0], X[1], X[:, 2] = np.nan, 0.4, np.nan
+    return cost, params, X
+
+
+def masked_reference(cost, params, X):
+    """Write the definition down: J and its terms, of rows with gaps."""
+    P = cost.layout.unpack(params)
+    f, g = (
+        {
+            "logistic": lambda z: 1 / (1 + np.exp(-z)),
+            "tanh": np.tanh,
+            "relu": lambda z: np.maximum(z, 0),
+            "identity": lambda z: z,
+        }[name]
+        for name in (cost.activation, cost.output_activation)
+    )
+    m = (~np.isnan(X)).astype(float)
+    filled = m * np.nan_to_num(X) + (1 - m) * np.array(cost.fill)
+    A = f(filled @ P["W1"].T + P["b1"])
+    R = g(A @ P["W2"].T + P["b2"])
+    reconstruction = 0.5 * ((m * (R - filled)) ** 2).sum() / len(X)
+    decay = cost.alpha / 2 * ((P["W1"] ** 2).sum() + (P["W2"] ** 2).sum())
+    rho, share = cost.sparsity_target, A.mean(axis=0)
+    share = (1 + share) / 2 if cost.activation == "tanh" else share
+    divergence = 0.0
+    if cost.sparsity_weight:
+        terms = rho * np.log(rho / share) + (1 - rho) * np.log((1 - rho) / (1 - share))
+        divergence = cost.sparsity_weight * terms.sum()
+    return {"reconstruction": reconstruction, "decay": decay, "sparsity": divergence}
+
+
+@KINDS
+def test_gaps_take_no_part_in_the_cost(activation, output_activation, sparsity_weight):
+    cost, params, X = masked_problem(
+        activation=activation,
+        output_activation=output_activation,
+        sparsity_weight=sparsity_weight,
+    )
+    expected = masked_reference(cost, params, X)
+    for evaluation in (evaluate(cost, params, X), cost.evaluate(params, X)):
+        assert evaluation.terms == pytest.approx(expected, rel=1e-13)
+        assert evaluation.cost == pytest.approx(sum(expected.values()), rel=1e-13)
+
+
+@KINDS
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+def test_gradient_is_the_slope_where_entries_are_missing(
+    activation, output_activation, sparsity_weight, scale
+):
+    cost, params, X = masked_problem(
+        activation=activation,
+        output_activation=output_activation,
+        sparsity_weight=sparsity_weight,
+    )
+    params, step = scale * params, 1e-5
+
+    def slope(e):
+        up, down = (sum(masked_reference(cost, p, X).values()) for p in (params + e, params - e))
+        return (up - down) / (2 * step)
+
+    slopes = np.array([slope(step * e) for e in np.eye(params.size)])
+    for evaluation in (evaluate(cost, params, X), cost.evaluate(params, X)):
+        error = np.linalg.norm(evaluation.gradient - slopes)
+        assert error < 1e-7 * np.linalg.norm(slopes)
+
+
+@pytest.mark.parametrize("fill", [(), (0.4,) * 6])
 @pytest.mark.parametrize("sparsity_weight", [0.0, 2.0])
 @given(cuts=st.lists(st.integers(0, 3000), max_size=5))
-def test_sums_of_chunks_add_up(sparsity_weight, cuts):
-    cost = AutoEncoderCost(6, 4, sparsity_weight=sparsity_weight)
+def test_sums_of_chunks_add_up(sparsity_weight, fill, cuts):
+    cost = AutoEncoderCost(6, 4, sparsity_weight=sparsity_weight, fill=fill)
     rng = np.random.default_rng(1)
     params, X = rng.normal(size=cost.layout.size), rng.random((3000, 6))
+    X = with_gaps(X) if fill else X
     chunks = np.split(X, sorted(cuts))
     sums = sum(cost.chunk_sums(params, chunk) for chunk in chunks)
     whole, parts = evaluate(cost, params, X), cost.finish(params, sums)
@@ -170,11 +252,12 @@ def test_layout_is_row_major():
     assert cost.layout.shapes == (("W1", (2, 3)), ("b1", (2,)), ("W2", (3, 2)), ("b2", (3,)))
 
 
+@pytest.mark.parametrize("problem", [small_problem, masked_problem])
 @pytest.mark.parametrize("sparsity_weight", [0.0, 3.0])
-def test_encode_and_decode_are_the_halves_of_the_cost(sparsity_weight):
-    cost, params, X = small_problem(sparsity_weight=sparsity_weight)
+def test_encode_and_decode_are_the_halves_of_the_cost(sparsity_weight, problem):
+    cost, params, X = problem(sparsity_weight=sparsity_weight)
     A = cost.encode(params, X)
-    error = cost.decode(params, A) - X
+    error = np.nan_to_num(cost.decode(params, A) - X)
     evaluation = evaluate(cost, params, X)
     assert A.mean(axis=0) == pytest.approx(evaluation.means["activations"])
     assert 0.5 * (error**2).sum() / len(X) == pytest.approx(evaluation.terms["reconstruction"])
@@ -223,6 +306,12 @@ def test_preconditioner_of_constant_rows_is_finite():
         ({"sparsity_target": 1.0}, "sparsity_target=1.0 is no mean activation between 0 and 1"),
         ({"activation": "relu"}, "sparsity_weight=3.0 needs a bounded.*pass sparsity_weight=0, or"),
         ({"activation": "identity"}, "sparsity_weight=3.0 needs a bounded activation"),
+        (
+            {"fill": (1.0, 2.0)},
+            r"fill=\(1\.0, 2\.0\) has 2 values for 4 features; pass one for each",
+        ),
+        ({"fill": (0.0, np.nan, 0.0, 1.0)}, "fill=.* is not finite everywhere; pass numbers"),
+        ({"fill": (0.0, np.inf, 0.0, 1.0)}, "fill=.* is not finite everywhere"),
     ],
 )
 def test_hyper_parameters_are_checked(settings, message):
@@ -257,6 +346,34 @@ def test_other_array_libraries_do_the_work_where_the_rows_are(activation, output
     assert cost.evaluate(params, there).gradient.tobytes() == here.gradient.tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_other_array_libraries_fill_gaps_too(dtype):
+    cost = AutoEncoderCost(6, 4, fill=(0.5, 3.0, -1.0, 0.0, 7.0, 2.0))
+    rng = np.random.default_rng(1)
+    params, X = rng.normal(size=cost.layout.size), (9 * rng.random((5000, 6))).astype(dtype)
+    X = with_gaps(X) if dtype != "uint8" else X
+    there = array_api_strict.asarray(X, device=array_api_strict.Device("device1"))
+    assert cost.chunk_sums(params, there).tobytes() == cost.chunk_sums(params, X).tobytes()
+    here = cost.evaluate(params, X)
+    assert cost.evaluate(params, there).gradient.tobytes() == here.gradient.tobytes()
+
+
+@pytest.mark.parametrize("sparsity_weight", [0.0, 2.0])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
+def test_where_nothing_is_missing_the_bits_are_those_of_the_plain_cost(dtype, sparsity_weight):
+    plain = AutoEncoderCost(6, 4, sparsity_weight=sparsity_weight)
+    filling = replace(plain, fill=(0.5, 3.0, -1.0, 0.0, 7.0, 2.0))
+    rng = np.random.default_rng(1)
+    params, X = rng.normal(size=plain.layout.size), (9 * rng.random((5000, 6))).astype(dtype)
+    if dtype != "uint8":
+        X[:2] = [[-0.0, 0.0, -1.0, 1e4, -1e4, 6e-8]]  # the last is subnormal in half precision
+    assert filling.chunk_sums(params, X).tobytes() == plain.chunk_sums(params, X).tobytes()
+    one, other = (cost.evaluate(params, X) for cost in (filling, plain))
+    assert (one.cost, one.gradient.tobytes()) == (other.cost, other.gradient.tobytes())
+    encoded = (cost.encode(params, X).tobytes() for cost in (filling, plain))
+    assert next(encoded) == next(encoded)
+
+
 @pytest.mark.parametrize("sparsity_weight", [0.0, 2.0])
 @pytest.mark.parametrize("activation", ["logistic", "tanh"])
 def test_keeping_the_codes_gives_the_same(activation, sparsity_weight):
@@ -269,22 +386,26 @@ def test_keeping_the_codes_gives_the_same(activation, sparsity_weight):
     assert kept.means["activations"] == pytest.approx(summed.means["activations"], rel=1e-14)
 
 
+@pytest.mark.parametrize("fill", [(), (0.4,) * 6])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
-def test_going_on_from_sums_gives_the_same_bits(dtype):
-    cost = AutoEncoderCost(6, 4)
+def test_going_on_from_sums_gives_the_same_bits(dtype, fill):
+    cost = AutoEncoderCost(6, 4, fill=fill)
     rng = np.random.default_rng(1)
     params, X = rng.normal(size=cost.layout.size), (9 * rng.random((30_000, 6))).astype(dtype)
+    X = with_gaps(X) if fill and X.dtype.kind == "f" else X
     sums = None
     for start in range(0, len(X), 2 * MAX_BLOCK_ROWS):
         sums = cost.chunk_sums(params, X[start : start + 2 * MAX_BLOCK_ROWS], sums)
     assert sums.tobytes() == cost.chunk_sums(params, X).tobytes()
 
 
+@pytest.mark.parametrize("fill", [(), (0.4,) * 64])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_bits_do_not_depend_on_how_many_blocks_are_stacked(dtype, monkeypatch):
-    cost = AutoEncoderCost(64, 5)
+def test_the_bits_do_not_depend_on_how_many_blocks_are_stacked(dtype, fill, monkeypatch):
+    cost = AutoEncoderCost(64, 5, fill=fill)
     rng = np.random.default_rng(1)
     params, X = rng.normal(size=cost.layout.size), rng.random((10_000, 64)).astype(dtype)
+    X = with_gaps(X) if fill else X
     stacked, kept = cost.chunk_sums(params, X), cost.evaluate(params, X).gradient
     monkeypatch.setattr(memory, "STACK_BYTES", 1)
     assert memory.blocks_per_stack(64, 5) == 1
