@@ -37,6 +37,7 @@ from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import FilterDisplay
 from stackedae.preprocessing import ContrastNormalizer
 from stackedae.report import refuse_existing_file
+from stackedae.samples import MISSING
 from stackedae.sources import open_image
 from stackedae.storage import new_samples, open_samples
 from stackedae.stores import exists, kind_of, refuse_existing
@@ -312,6 +313,13 @@ def extract(
     default="float32",
     show_default=True,
     help="Precision of the arithmetic.",
+)
+@click.option(
+    "--missing",
+    type=click.Choice(MISSING),
+    default="raise",
+    show_default=True,
+    help="What to do about pixels that are NaN: refuse them, or leave them out.",
 )
 @click.option(
     "--seed",

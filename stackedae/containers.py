@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -113,7 +114,9 @@ def bytes_of_a_chunk(X: Container) -> int:
     return math.prod(array.chunksize) * array.dtype.itemsize if isinstance(array, da.Array) else 0
 
 
-def refuse_bad_rows(X: Container, shard_rows: Sequence[int], first_bad: Sequence[int]) -> None:
+def refuse_bad_rows(
+    X: Container, shard_rows: Sequence[int], first_bad: Sequence[int], *, missing: bool = False
+) -> None:
     """Raise a `DataError` that names the first row of X with NaN or infinity, if there is one.
 
     Parameters
@@ -124,10 +127,12 @@ def refuse_bad_rows(X: Container, shard_rows: Sequence[int], first_bad: Sequence
         Rows of the shards.
     first_bad : sequence of int
         `first_bad_row` of each shard.
+    missing : bool
+        Whether NaN stands for entries that are missing, and is no harm.
     """
     for row, start in zip(first_bad, np.cumsum((0, *shard_rows[:-1])), strict=True):
         if row >= 0:
-            raise _bad_row_error(_place_of(X, int(start) + row))
+            raise _bad_row_error(_place_of(X, int(start) + row), missing)
 
 
 def _place_of(X: Container, row: int) -> str:
@@ -140,7 +145,12 @@ def _place_of(X: Container, row: int) -> str:
     return f"row {row} (chunk {chunk}, its row {row - borders[chunk]})"
 
 
-def _bad_row_error(where: str) -> DataError:
+def _bad_row_error(where: str, missing: bool) -> DataError:
+    if missing:
+        return DataError(
+            f"X contains infinity, first in {where}; drop such samples, or put NaN for entries "
+            "that are missing."
+        )
     return DataError(f"X contains NaN or infinity, first in {where}; drop or fill such samples.")
 
 
@@ -151,6 +161,7 @@ def map_samples(
     sample_dims: Mapping[str, int] | None,
     dtype: DTypeLike,
     name: str,
+    missing: bool = False,
 ) -> Container:
     """Apply a function of rows to every sample: same container, same chunks, lazy if X is.
 
@@ -167,14 +178,21 @@ def map_samples(
         Of the result.
     name : str
         What dashboards call the tasks.
+    missing : bool
+        Whether NaN stands for entries that are missing, and is for the function to deal with.
+
+    Raises
+    ------
+    DataError
+        If X has infinity, or NaN unless entries may be missing (for lazy X, when it is computed).
     """
     array = as_array(X)
     sample_shape = array.shape[1:] if sample_dims is None else tuple(sample_dims.values())
     result: Any
     if isinstance(array, da.Array):
-        result = _map_blocks(function, array, sample_shape, np.dtype(dtype), name)
+        result = _map_blocks(function, array, sample_shape, np.dtype(dtype), name, missing)
     else:
-        result = _map_here(function, array, sample_shape, np.dtype(dtype))
+        result = _map_here(function, array, sample_shape, np.dtype(dtype), missing)
     if not isinstance(X, xr.DataArray):
         return result
     if sample_dims is None:
@@ -187,22 +205,28 @@ def map_samples(
 
 
 def _map_here(
-    function: RowFunction, array: Array, sample_shape: tuple[int, ...], dtype: Any
+    function: RowFunction, array: Array, sample_shape: tuple[int, ...], dtype: Any, missing: bool
 ) -> Array:
     out = np.empty((len(array), *sample_shape), dtype)
     row_bytes = math.prod(array.shape[1:]) * array.itemsize
     rows = shard_rows((len(array),), rows_per_shard(len(array), row_bytes))
 
-    def fill(start: int, stop: int) -> None:
-        part = array[start:stop]
-        out[start:stop] = _on_block(part, "", start, function=function, sample_shape=sample_shape)
+    on_block = partial(_on_block, function=function, sample_shape=sample_shape, missing=missing)
 
-    run_here(fill, pairwise(np.cumsum((0, *rows)).tolist()))
+    def compute(start: int, stop: int) -> None:
+        out[start:stop] = on_block(array[start:stop], "", start)
+
+    run_here(compute, pairwise(np.cumsum((0, *rows)).tolist()))
     return out
 
 
 def _map_blocks(
-    function: RowFunction, array: da.Array, sample_shape: tuple[int, ...], dtype: Any, name: str
+    function: RowFunction,
+    array: da.Array,
+    sample_shape: tuple[int, ...],
+    dtype: Any,
+    name: str,
+    missing: bool,
 ) -> da.Array:
     whole = array.rechunk(dict.fromkeys(range(1, array.ndim), -1))
     ndim = 1 + len(sample_shape)
@@ -211,6 +235,7 @@ def _map_blocks(
         whole,
         function=literal(f"{name}-function", function),  # with its parameters: sent once
         sample_shape=sample_shape,
+        missing=missing,
         token=name,
         dtype=dtype,
         chunks=(whole.chunks[0], *((size,) for size in sample_shape)),
@@ -228,11 +253,12 @@ def _on_block(
     *,
     function: RowFunction,
     sample_shape: tuple[int, ...],
+    missing: bool,
 ) -> Array:
     rows = block.reshape(len(block), -1)
-    bad = first_bad_row(rows)
+    bad = first_bad_row(rows, missing=missing)
     if bad >= 0:
-        raise _bad_row_error(f"row {first_row + bad}{where}")
+        raise _bad_row_error(f"row {first_row + bad}{where}", missing)
     return function(rows).reshape(len(block), *sample_shape)
 
 
@@ -240,12 +266,12 @@ def _on_block_in_task(
     block: Array,
     *,
     function: RowFunction,
-    sample_shape: tuple[int, ...],
     block_info: Any = None,
+    **settings: Any,
 ) -> Array:
     chunk = block_info[0]["chunk-location"][0]
     with one_blas_thread():
-        return _on_block(block, f" of chunk {chunk}", function=function, sample_shape=sample_shape)
+        return _on_block(block, f" of chunk {chunk}", function=function, **settings)
 
 
 def _row_blocks(array: Array | da.Array, rows: tuple[int, ...], dtype: np.dtype[Any]) -> list[Any]:

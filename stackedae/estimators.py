@@ -25,7 +25,7 @@ from stackedae.layout import Array
 from stackedae.persistence import KIND, load_model, save_model
 from stackedae.progress import Progress, Record
 from stackedae.report import Report, make_report
-from stackedae.samples import check_samples, named_dims
+from stackedae.samples import check_samples, masks, named_dims
 from stackedae.solvers import Status
 from stackedae.stores import StoreLike, shown
 from stackedae.training import (
@@ -97,6 +97,10 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     dtype : {"float32", "float64"}, default="float32"
         Precision of the arithmetic, of the parameters and of the features. Sums over samples are in
         float64 either way.
+    missing : {"raise", "mask"}, default="raise"
+        What to do about entries that are NaN. "mask" leaves them out of the reconstruction error
+        and its gradient, and fills them with `fill_values_` before they are encoded. Infinity is
+        refused either way.
     checkpoint : path, URL, Zarr store or None, default=None
         Where progress is written down, so that `fit` with the same data and parameters goes on
         from there after whatever happened, to the same result bit for bit; after the end, it
@@ -137,6 +141,9 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Iterations of all layers together.
     cost_ : float
         J of the last layer at the end, over all samples.
+    fill_values_ : ndarray of shape (n_features,) or None
+        What stands in for entries that are missing: the mean over all samples in which the feature
+        is present, 0 if there are none; None for ``missing="raise"``.
     sample_shape_ : tuple of int
         Shape of one sample, as `fit` saw it.
     sample_dims_ : tuple of str, or None
@@ -190,6 +197,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         max_iter: int = 400,
         tol: float = 1e-6,
         dtype: str = "float32",
+        missing: str = "raise",
         checkpoint: StoreLike | None = None,
         checkpoint_every: int | str = "30s",
         random_state: Any = None,
@@ -206,6 +214,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.max_iter = max_iter
         self.tol = tol
         self.dtype = dtype
+        self.missing = missing
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
         self.random_state = random_state
@@ -234,7 +243,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         ArgumentError
             If a parameter cannot be worked with.
         DataError
-            If X has no samples, NaN or infinity, or entries that are not real numbers.
+            If X has no samples, infinity, NaN that is not to be masked, or entries that are not
+            real numbers.
         CheckpointError
             If the checkpoint is of other data, other parameters or another version.
         ClusterError
@@ -276,6 +286,9 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def transform(self, X: Container) -> Container:
         """Return the activations of the last layer.
 
+        After a fit with ``missing="mask"``, entries that are NaN are filled here and in all that
+        reconstructs.
+
         Parameters
         ----------
         X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
@@ -290,8 +303,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Raises
         ------
         DataError
-            If X has another number of features than the samples of `fit`, or NaN or infinity (for
-            lazy X, when it is computed).
+            If X has another number of features than the samples of `fit`, infinity, or NaN unless
+            the fit was with ``missing="mask"`` (for lazy X, when it is computed).
         """
         check_is_fitted(self)
         X = check_samples(self, X, reset=False)
@@ -323,6 +336,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def reconstruct(self, X: Container) -> Container:
         """Return samples after a pass through all layers, up and down again.
 
+        Entries that are missing are predicted from those that are present.
+
         Parameters
         ----------
         X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
@@ -339,7 +354,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def reconstruction_error(self, X: Container) -> Container:
         r"""Return :math:`\tfrac12 \lVert r - x \rVert^2` of every sample.
 
-        For a single layer, its mean over the training samples is the reconstruction term of J.
+        Entries that are missing are left out. For a single layer, the mean over the training
+        samples is the reconstruction term of J.
 
         Parameters
         ----------
@@ -527,6 +543,12 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self.layers_[0].cost.output_activation
 
     @property
+    def fill_values_(self) -> Array | None:
+        """What stands in for entries that are missing, (n_features,)."""
+        fill = self.layers_[0].cost.fill
+        return np.array(fill) if fill else None
+
+    @property
     def mean_activations_(self) -> list[Array]:
         """Mean activation of each unit, for each layer."""
         return [layer.mean_activations for layer in self.layers_]
@@ -578,6 +600,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             sample_dims=sample_dims,
             dtype=self.components_.dtype,
             name=f"stackedae-{method}",
+            # Not as `missing` is now, but as it was in `fit`; and activations are never missing.
+            missing=self.fill_values_ is not None and method != "decode",
         )
 
     def _layer_settings(self) -> list[LayerSettings]:
@@ -623,6 +647,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 raise ArgumentError(
                     name, getattr(self, name), "is unknown", f"choose from {', '.join(choices)}"
                 )
+        missing = masks(self.missing)
         max_iter: Any = self.max_iter
         if not isinstance(max_iter, (int, np.integer)) or max_iter < 1:
             raise ArgumentError("max_iter", self.max_iter, "allows no iteration", "pass 1 or more")
@@ -634,6 +659,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             max_iter=int(max_iter),
             tol=float(self.tol),
             dtype=self.dtype,
+            missing=missing,
         )
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -643,6 +669,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         tags = super().__sklearn_tags__()
         # Features come in `dtype`, whatever that of X.
         tags.transformer_tags.preserves_dtype = []
+        tags.input_tags.allow_nan = self.missing == "mask"
         return tags
 
 

@@ -71,7 +71,11 @@ class Stack:
     layers: Sequence[Layer]
 
     def encode(self, X: Array) -> Array:
-        """Return the features of the last layer, (n_rows, n_hidden)."""
+        """Return the features of the last layer, (n_rows, n_hidden).
+
+        Entries that are missing (NaN) are filled, here and in what follows, if the first layer has
+        learned how.
+        """
         return self._by_blocks(self._up, X, self.layers[-1].cost.n_hidden)
 
     def decode(self, A: Array) -> Array:
@@ -79,14 +83,17 @@ class Stack:
         return self._by_blocks(self._down, A, self.layers[0].cost.n_features)
 
     def reconstruct(self, X: Array) -> Array:
-        """Encode and decode, (n_rows, n_features)."""
+        """Encode and decode, (n_rows, n_features); entries that are missing are predicted."""
         return self._by_blocks(lambda rows: self._down(self._up(rows)), X, X.shape[1])
 
     def errors(self, X: Array) -> Array:
-        """Return ½‖r − x‖² of every row, (n_rows,)."""
+        """Return ½‖r − x‖² of every row, (n_rows,), over the entries that are present."""
+        masks = bool(self.layers[0].cost.fill)
 
         def halved_squares(rows: Array) -> Array:
             difference = self._down(self._up(rows)) - rows
+            if masks:
+                difference[np.isnan(rows)] = 0
             squares: Array = np.einsum("ij,ij->i", difference, difference)
             return 0.5 * squares[:, None]
 

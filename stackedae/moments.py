@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from stackedae.arrays import filled
 from stackedae.layout import Array, Vector
 from stackedae.memory import row_blocks
 
@@ -43,7 +45,9 @@ class Moments:
         return cls(mean, covariance if scatter.size == d else covariance.reshape(d, d))
 
 
-def scatter_sums(center: Vector, X: Array, out: Vector | None = None) -> Vector:
+def scatter_sums(
+    center: Vector, X: Array, out: Vector | None = None, *, fill: Sequence[float] = ()
+) -> Vector:
     r"""Return :math:`\sum (x - c)(x - c)^T` over the rows of X, flattened and in float64.
 
     Only the diagonal is returned above `MAX_FULL_COVARIANCE` columns. Additive over rows. With the
@@ -58,6 +62,8 @@ def scatter_sums(center: Vector, X: Array, out: Vector | None = None) -> Vector:
         Rows.
     out : ndarray or None
         Sums over rows that came before: added to, and returned.
+    fill : sequence of float
+        What stands in for entries that are missing, one per feature; empty: none is.
 
     Returns
     -------
@@ -69,24 +75,25 @@ def scatter_sums(center: Vector, X: Array, out: Vector | None = None) -> Vector:
     total = np.zeros(shape) if out is None else out.reshape(shape)
     dtype = np.result_type(X.dtype, np.float32)
     for rows in row_blocks(len(X), X.shape[1]):
-        block = (X[rows] - center).astype(dtype)
+        block = (filled(X[rows], fill) - center).astype(dtype)
         total += block.T @ block if full else np.einsum("ij,ij->j", block, block)
     return total.ravel()
 
 
-def column_sums(X: Array, out: Vector | None = None) -> Vector:
-    """Return the sum of every column of X, (n_features,) in float64; `out` as in `scatter_sums`."""
+def column_sums(X: Array, out: Vector | None = None, *, fill: Sequence[float] = ()) -> Vector:
+    """Return the sum of every column of X, (n_features,) in float64; see `scatter_sums`."""
     total = np.zeros(X.shape[1]) if out is None else out
     for rows in row_blocks(len(X), X.shape[1]):
-        total += X[rows].sum(axis=0, dtype=np.float64)
+        total += filled(X[rows], fill).sum(axis=0, dtype=np.float64)
     return total
 
 
-def survey_sums(X: Array, out: Vector | None = None) -> Vector:
+def survey_sums(X: Array, out: Vector | None = None, *, missing: bool = False) -> Vector:
     """Return what is to be known of rows before they are used.
 
     That is the number of entries outside [0, 1], the number of blocks with NaN or infinity, and a
-    CRC-32 of the bytes, which goes on from that in `out`.
+    CRC-32 of the bytes, which goes on from that in `out`. If entries may be `missing`, NaN is no
+    harm; then there are also the number and the sum of the entries that are present, by column.
 
     Parameters
     ----------
@@ -94,10 +101,12 @@ def survey_sums(X: Array, out: Vector | None = None) -> Vector:
         Rows.
     out : ndarray or None
         Sums over rows that came before: added to, and returned.
+    missing : bool
+        Whether NaN stands for entries that are missing.
 
     Returns
     -------
-    ndarray of shape (3,), float64
+    ndarray of shape (3,) or (3 + 2·n_features,), float64
         Sums over shards, whose rows may come in any portions, are the same.
 
     Examples
@@ -107,12 +116,17 @@ def survey_sums(X: Array, out: Vector | None = None) -> Vector:
     >>> survey_sums(np.array([[0.0, 1.0], [0.5, 1.5]])).astype(int)
     array([        1,         0, 756087756])
     """
-    total = np.zeros(3) if out is None else out
+    total = np.zeros(3 + (2 * X.shape[1] if missing else 0)) if out is None else out
     total[2] = zlib.crc32(np.ascontiguousarray(X).data, int(total[2]))
     for rows in row_blocks(len(X), X.shape[1]):
         block = X[rows]
         total[0] += np.count_nonzero((block < 0) | (block > 1))
-        total[1] += first_bad_row(block) >= 0
+        bad = first_bad_row(block, missing=missing) >= 0
+        total[1] += bad
+        if missing and not bad:
+            n_present, present = total[3:].reshape(2, -1)
+            n_present += len(block) - np.count_nonzero(np.isnan(block), axis=0)
+            present += np.nansum(block, axis=0, dtype=np.float64)
     return total
 
 
@@ -129,8 +143,8 @@ def checksum_of_rows(X: Array) -> int:
     return zlib.crc32(np.ascontiguousarray(X).data)
 
 
-def first_bad_row(X: Array) -> int:
-    """Return the index of the first row of X with NaN or infinity, or −1.
+def first_bad_row(X: Array, *, missing: bool = False) -> int:
+    """Return the index of the first row of X with infinity, or NaN unless `missing`; else −1.
 
     Examples
     --------
@@ -138,6 +152,8 @@ def first_bad_row(X: Array) -> int:
     >>> from stackedae.moments import first_bad_row
     >>> first_bad_row(np.array([[0.0, 1.0], [np.nan, 0.0]]))
     1
+    >>> first_bad_row(np.array([[0.0, 1.0], [np.nan, 0.0]]), missing=True)
+    -1
     """
     if X.dtype.kind != "f":
         return -1
@@ -145,5 +161,5 @@ def first_bad_row(X: Array) -> int:
         # One number says that all is well; where it overflows, all are looked at.
         if np.isfinite(X.sum(dtype=np.result_type(X.dtype, np.float32))):
             return -1
-    good = np.isfinite(X).all(axis=1)
-    return -1 if good.all() else int(np.argmin(good))
+    bad = (np.isinf(X) if missing else ~np.isfinite(X)).any(axis=1)
+    return int(np.argmax(bad)) if bad.any() else -1

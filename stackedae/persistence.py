@@ -88,6 +88,8 @@ def take_layers(document: Document) -> list[Layer]:
     for below, above in pairwise(layers):
         if below.cost.n_hidden != above.cost.n_features:
             raise ValueError("layers do not fit on each other")
+        if above.cost.fill:
+            raise ValueError("features are never missing, but a layer fills them")
     return layers
 
 

@@ -63,8 +63,10 @@ class Rows:
         Why they are there.
     bytes_to_hold, bytes_per_read : int
         What is read once, to hold them, and by every evaluation over all of them.
+    missing : bool
+        Whether NaN stands for entries that are missing.
     refuse : callable
-        Raises the error for NaN or infinity in them.
+        Raises the error for what else is not finite in them.
     """
 
     shards: Shards
@@ -73,18 +75,18 @@ class Rows:
     reason: str
     bytes_to_hold: int
     bytes_per_read: int
+    missing: bool
     refuse: Callable[[], None]
 
     def survey(self, seed: int) -> Survey:
         """Look at all rows, and draw a sample of them, in one read; few rows are all the sample."""
         shards, name = self.shards, "stackedae-survey"
+        begin = each_alone(partial(survey_sums, missing=self.missing))
         if not is_worth_sampling(shards.n_rows):
-            return Survey.of(shards.sum(each_alone(survey_sums), name=name), shards)
+            return Survey.of(shards.sum(begin, name=name), shards)
         draw = Draw(0.0, SAMPLE_SHARE, seed)
         here = belongs_here(self.cost, shards, SAMPLE_SHARE)
-        return Survey.of(
-            *shards.sum_and_draw(each_alone(survey_sums), draw=draw, here=here, name=name)
-        )
+        return Survey.of(*shards.sum_and_draw(begin, draw=draw, here=here, name=name))
 
 
 @dataclass(frozen=True)
@@ -96,23 +98,29 @@ class Survey:
     n_outside : int
         Entries outside [0, 1].
     n_bad : int
-        Blocks with NaN or infinity.
+        Blocks with NaN or infinity; with infinity, if entries may be missing.
     checksum : int
         Of the bytes of all rows: CRC-32s of the shards, added up.
     sample : Shards
         Some of the rows of every shard, or all of them.
+    fill : tuple of float
+        If entries may be missing, the mean of those that are present, one per feature; 0 where none
+        is.
     """
 
     n_outside: int
     n_bad: int
     checksum: int
     sample: Shards
+    fill: tuple[float, ...]
 
     @classmethod
     def of(cls, sums: Vector, sample: Shards) -> Survey:
         """Read what `survey_sums` returned."""
-        n_outside, n_bad, checksum = map(int, sums)
-        return cls(n_outside, n_bad, checksum, sample)
+        n_outside, n_bad, checksum = map(int, sums[:3])
+        n_present, present = sums[3:].reshape(2, -1)
+        fill = present / np.maximum(n_present, 1)
+        return cls(n_outside, n_bad, checksum, sample, tuple(fill.tolist()))
 
     def checksums(self) -> dict[str, int]:
         """Return the checksum, and one of the sample: it notices shards that changed places."""
@@ -120,7 +128,7 @@ class Survey:
         return {"crc32": self.checksum, "sample": zlib.crc32(repr(of_sample).encode())}
 
 
-def rows_of(X: Container, cost: AutoEncoderCost, dtype: str) -> Rows:
+def rows_of(X: Container, cost: AutoEncoderCost, dtype: str, *, missing: bool = False) -> Rows:
     """Return the samples of a container as rows: held if they fit, else to be read again.
 
     Parameters
@@ -131,6 +139,8 @@ def rows_of(X: Container, cost: AutoEncoderCost, dtype: str) -> Rows:
         What is to be minimised over them.
     dtype : {"float32", "float64"}
         Precision of the arithmetic.
+    missing : bool
+        Whether NaN stands for entries that are missing.
     """
     _refuse_too_many_parameters(cost)
     X = as_array(X)  # once: a stored array is opened for it
@@ -148,8 +158,8 @@ def rows_of(X: Container, cost: AutoEncoderCost, dtype: str) -> Rows:
         shards = shards.hold(here=belongs_here(cost, shards))
 
     def refuse() -> None:
-        bad = shards.gather(first_bad_row, name="stackedae-check")
-        refuse_bad_rows(X, shards.rows, bad)
+        bad = shards.gather(partial(first_bad_row, missing=missing), name="stackedae-check")
+        refuse_bad_rows(X, shards.rows, bad, missing=missing)
 
     return Rows(
         shards,
@@ -158,6 +168,7 @@ def rows_of(X: Container, cost: AutoEncoderCost, dtype: str) -> Rows:
         reason=f"{reason}: {'held' if held else 'streamed, read again by every evaluation'}",
         bytes_to_hold=n_bytes if held else 0,
         bytes_per_read=0 if held else n_bytes,
+        missing=missing,
         refuse=refuse,
     )
 
@@ -274,6 +285,7 @@ def features_of(
             "recomputed": rows.bytes_per_read,
             "spilled": features.n_bytes,
         }[place],
+        missing=False,
         refuse=partial(_refuse_features, layer),
     )
 

@@ -10,10 +10,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from stackedae.containers import Container, as_array, is_lazy_or_labelled, n_columns
-from stackedae.errors import DataError
+from stackedae.errors import ArgumentError, DataError
 from stackedae.layers import Layer
 from stackedae.layout import Array
 from stackedae.progress import Record
+
+MISSING = ("raise", "mask")
+"""What can be done about entries that are missing: NaN."""
 
 
 class FittedStack(Protocol):
@@ -114,3 +117,16 @@ def named_dims(
     names = {1: ("feature",), 2: ("y", "x"), 3: ("y", "x", "channel")}
     numbered = tuple(f"dim_{i + 1}" for i in range(len(sample_shape)))
     return dict(zip(dims or names.get(len(sample_shape), numbered), sample_shape, strict=True))
+
+
+def masks(missing: Any) -> bool:
+    """Say whether a user who passed this wants missing entries left out, and not refused.
+
+    Raises
+    ------
+    ArgumentError
+        If it is none of `MISSING`.
+    """
+    if missing not in MISSING:
+        raise ArgumentError("missing", missing, "is unknown", f"choose from {', '.join(MISSING)}")
+    return bool(missing == "mask")

@@ -60,9 +60,11 @@ class LayerSettings:
     sparsity_target: float
     sparsity_weight: float
 
-    def cost(self, n_features: int, output_activation: str) -> AutoEncoderCost:
+    def cost(
+        self, n_features: int, output_activation: str, fill: tuple[float, ...] = ()
+    ) -> AutoEncoderCost:
         """Return the cost for rows of this many features, with "auto" decided."""
-        settings = {**asdict(self), "output_activation": output_activation}
+        settings = {**asdict(self), "output_activation": output_activation, "fill": fill}
         return AutoEncoderCost(n_features=n_features, **settings)
 
 
@@ -75,6 +77,7 @@ class TrainingSettings:
     max_iter: int
     tol: float
     dtype: str
+    missing: bool
 
     @property
     def n_evaluations(self) -> int:
@@ -119,7 +122,7 @@ def train_stack(
     Raises
     ------
     DataError
-        If X has NaN or infinity.
+        If X has infinity, or NaN unless that is to be masked.
     """
     progress = begun
     first = np.random.default_rng(begun.seed)
@@ -127,7 +130,8 @@ def train_stack(
     # OpenBLAS's threads look out for more work for some 20 ms after each call, on
     # cores that the next evaluation needs; and bits depend on how many there are.
     with ExitStack() as scratch, one_blas_thread():
-        rows = rows_of(X, layers[0].cost(n_columns(X), "identity"), training.dtype)
+        cost = layers[0].cost(n_columns(X), "identity")
+        rows = rows_of(X, cost, training.dtype, missing=training.missing)
         for index, (settings, rng) in enumerate(zip(layers, rngs, strict=True)):
             _LOGGER.info("layer %d: %s", index, rows.reason)
             seed = int(rng.integers(2**31))
@@ -166,8 +170,8 @@ def train_layer(
     output_activation = settings.output_activation
     if output_activation == "auto":
         output_activation = "identity" if survey.n_outside else "logistic"
-    cost = settings.cost(rows.shards.n_features, output_activation)
-    moments = moments_of(survey.sample)
+    cost = settings.cost(rows.shards.n_features, output_activation, survey.fill)
+    moments = moments_of(survey.sample, survey.fill)
     log.visits.reads += 0 if survey.sample.held else 2  # for the mean, and around it
     start = cost.initial_params(rng, moments)
     minimisation = Minimisation(
@@ -180,10 +184,11 @@ def train_layer(
         raise DataError(f"The cost at the start is not finite: {Status.NOT_FINITE.advice}.")
 
 
-def moments_of(sample: Shards) -> Moments:
-    """Return the mean and covariance of rows."""
-    mean = sample.sum(each_alone(column_sums), name="stackedae-mean") / sample.n_rows
-    scatter = sample.sum(each_alone(scatter_sums), mean, name="stackedae-covariance")
+def moments_of(sample: Shards, fill: tuple[float, ...] = ()) -> Moments:
+    """Return the mean and covariance of rows, with what stands in for entries that are missing."""
+    summing, scattering = (partial(each, fill=fill) for each in (column_sums, scatter_sums))
+    mean = sample.sum(each_alone(summing), name="stackedae-mean") / sample.n_rows
+    scatter = sample.sum(each_alone(scattering), mean, name="stackedae-covariance")
     return Moments.from_sums(mean, scatter, sample.n_rows)
 
 

@@ -89,6 +89,18 @@ def test_it_goes_on_from_anywhere(X, undisturbed, settings):
         assert_same(estimator(**settings).fit(X), whole)
 
 
+@pytest.mark.parametrize("batching", ["full", "progressive"])
+def test_it_goes_on_where_pixels_are_missing(X, batching):
+    gaps = np.random.default_rng(1).random(X.shape) < 0.2
+    X = np.where(gaps, np.float32(np.nan), X)
+    settings = {"missing": "mask", "batching": batching}
+    whole = StackedAutoEncoder(**{**SETTINGS, **settings}).fit(X)
+    for n in (1, whole.n_iter_ // 2, whole.n_iter_):
+        shutil.rmtree(RUN, ignore_errors=True)
+        begun(X, n, checkpoint_every="1h", **settings)
+        assert_same(estimator(**settings).fit(X), whole)
+
+
 def test_after_the_end_it_returns_what_was_learned(X, undisturbed):
     first = estimator().fit(X)
     n_told = []
@@ -148,6 +160,7 @@ def test_two_generations_are_kept(X):
         ({"hidden_layer_sizes": (5, 4)}, r"with hidden_layer_sizes=\[5, 3\], and it is \[5, 4\]"),
         ({"random_state": 1}, "with random_state=0, and it is 1"),
         ({"dtype": "float64"}, "with dtype='float32', and it is 'float64'"),
+        ({"missing": "mask"}, "with missing='raise', and it is 'mask'"),
         ({"max_iter": 7}, "with max_iter=6, and it is 7"),
     ],
 )

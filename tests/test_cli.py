@@ -109,6 +109,20 @@ def test_bad_parameters_of_a_fit(photographs):
     assert not os.path.exists("m.zarr")
 
 
+def test_missing_pixels():
+    pixels = np.random.default_rng(0).random((60, 50))
+    pixels[::7, ::5] = np.nan
+    extract_patches(pixels, (6, 5), 200, store="patches.zarr", rng=0)
+    fit = ["fit", "patches.zarr", "--hidden", 7, "--max-iter", 4, "--tol", 0, "--out", "m.zarr"]
+    result = run(*fit)
+    assert result.exit_code == 2
+    assert "X contains NaN or infinity, first in row 0" in result.output
+    assert run(*fit, "--missing", "mask").exit_code == 0
+    assert StackedAutoEncoder.load("m.zarr").fill_values_.shape == (30,)
+    result = run("transform", "m.zarr", "patches.zarr", "--out", "features.zarr")
+    assert result.exit_code == 0, result.output
+
+
 def test_what_did_not_converge_is_said(photographs):
     run("extract", "*.png", "--n-patches", 50, "--out", "patches.zarr")
     result = run("fit", "patches.zarr", "--max-iter", 2, "--out", "m.zarr")

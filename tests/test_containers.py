@@ -1,3 +1,4 @@
+import dask.array as da
 import numpy as np
 import pytest
 
@@ -27,3 +28,27 @@ def test_large_arrays_are_mapped_in_parts_and_bad_rows_named_in_the_whole():
     X[250_000, 2] = np.inf
     with pytest.raises(DataError, match="row 250000"):
         doubled(X)
+
+
+@pytest.mark.parametrize("chunks", [None, (25, 2)])
+def test_entries_that_may_be_missing_reach_the_function(chunks):
+    X = np.random.default_rng(0).random((60, 4))
+    X[30, 2] = np.nan
+
+    def counted(X):
+        X = X if chunks is None else da.from_array(X, chunks=chunks)
+        out = map_samples(
+            lambda rows: np.isnan(rows).sum(axis=1),
+            X,
+            sample_dims={},
+            dtype=int,
+            name="stackedae-t",
+            missing=True,
+        )
+        return np.asarray(out)
+
+    assert counted(X).nonzero()[0].tolist() == [30]
+    X[40, 1] = -np.inf
+    where = "row 40" if chunks is None else "row 15 of chunk 1"
+    with pytest.raises(DataError, match=f"X contains infinity, first in {where}; drop such"):
+        counted(X)

@@ -493,6 +493,10 @@ OF_LAYERS = {
 }
 
 OF_A_MODEL = {
+    "a fill of features": (
+        lambda v: v["layers"][1]["cost"].update(fill=[0.0] * 4),
+        "features are never missing, but a layer fills them",
+    ),
     "a layer too few": (lambda v: v["layers"].pop(), "the history is not of these layers"),
     "an unknown parameter": (lambda v: v["params"].update(shell="rm"), "TypeError.*shell"),
     "parameters in a list": (lambda v: v.update(params=[1, 2]), "AttributeError"),

@@ -1,3 +1,4 @@
+import math
 import pickle
 import warnings
 
@@ -23,7 +24,7 @@ from stackedae.errors import ArgumentError, DataError
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@parametrize_with_checks([StackedAutoEncoder()])
+@parametrize_with_checks([StackedAutoEncoder(), StackedAutoEncoder(missing="mask")])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
@@ -319,6 +320,9 @@ def test_degenerate_data():
         ({"output_activation": "linear"}, "output_activation='linear' is unknown"),
         ({"solver": "sgd"}, "solver='sgd' is unknown; choose from lbfgs, gd"),
         ({"dtype": "float16"}, "dtype='float16' is unknown"),
+        ({"missing": "drop"}, "missing='drop' is unknown; choose from raise, mask"),
+        ({"missing": None}, "missing=None is unknown"),
+        ({"missing": ["mask"]}, r"missing=\['mask'\] is unknown"),
         ({"max_iter": 0}, "max_iter=0 allows no iteration"),
         ({"tol": -1}, "tol=-1 is no tolerance"),
     ],
@@ -351,6 +355,154 @@ def lazy_with(value, at):
 def test_bad_data_are_named(X, message):
     with pytest.raises(DataError, match=message):
         quick().fit(X)
+
+
+# --- missing pixels ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gaps(digits):
+    gaps = digits.copy()
+    gaps[np.random.default_rng(0).random(digits.shape) < 0.2] = np.nan
+    gaps[:, 3, 4], gaps[7] = np.nan, np.nan
+    return gaps
+
+
+@pytest.fixture(scope="module")
+def masking(gaps):
+    return quick((9, 4), missing="mask").fit(gaps)
+
+
+def test_missing_pixels_are_filled_with_the_mean_of_the_others(gaps, masking, fitted):
+    flat = gaps.astype(np.float32).reshape(-1, 64).astype(float)
+    n_present = (~np.isnan(flat)).sum(axis=0)
+    exact = [math.fsum(column[~np.isnan(column)]) for column in flat.T]
+    assert masking.fill_values_ == pytest.approx(exact / np.maximum(n_present, 1), rel=1e-14)
+    assert masking.fill_values_[3 * 8 + 4] == 0.0  # never seen
+    assert masking.layers_[1].cost.fill == ()
+    assert fitted.fill_values_ is None
+
+
+def test_fill_values_are_over_all_samples_though_training_starts_on_some():
+    X = np.random.default_rng(0).random((20_000, 12))
+    X[X < 0.1] = np.nan
+    sae = quick((3,), missing="mask", dtype="float64", max_iter=2).fit(X)
+    assert {record["phase"] for record in sae.history_} == {"sample", "full"}
+    assert sae.fill_values_ == pytest.approx(np.nanmean(X, axis=0), rel=1e-14)
+
+
+def test_missing_pixels_have_no_part_in_the_cost(gaps, masking):
+    layer, X = masking.layers_[0], gaps.reshape(-1, 64).astype(np.float32)
+    evaluation = layer.cost.finish(layer.params, layer.cost.chunk_sums(layer.params, X))
+    last = [record for record in masking.history_ if record["layer"] == 0][-1]
+    assert evaluation.cost == pytest.approx(last["cost"], rel=1e-5)
+    gradient = layer.cost.layout.unpack(evaluation.gradient)
+    never_seen = 3 * 8 + 4
+    assert gradient["b2"][never_seen] == 0
+    decay = layer.cost.alpha * layer.W2[never_seen]
+    assert gradient["W2"][never_seen].tolist() == decay.astype(np.float64).tolist()
+
+
+def test_what_is_missing_is_filled_before_it_is_encoded(gaps, masking):
+    filled = np.where(np.isnan(gaps), masking.fill_values_.reshape(8, 8), gaps)
+    assert masking.transform(gaps) == pytest.approx(masking.transform(filled), rel=1e-5)
+    r = masking.reconstruct(gaps)
+    assert r == pytest.approx(masking.reconstruct(filled), rel=1e-5)
+    errors = 0.5 * np.nansum((r - gaps) ** 2, axis=(1, 2))
+    assert masking.reconstruction_error(gaps) == pytest.approx(errors, rel=1e-4)
+    assert masking.reconstruction_error(gaps)[7] == 0  # nothing of it is present
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "gd"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_where_nothing_is_missing_masking_changes_no_bit(digits, solver, dtype):
+    settings = {"solver": solver, "dtype": dtype}
+    plain, masked = (quick((9, 4), missing=m, **settings).fit(digits) for m in ("raise", "mask"))
+    for one, other in zip(plain.layers_, masked.layers_, strict=True):
+        assert one.params.tobytes() == other.params.tobytes()
+    for method in METHODS:
+        expected = getattr(plain, method)(digits)
+        assert getattr(masked, method)(digits).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gaps_may_come_in_every_container(gaps, masking, method):
+    expected = getattr(masking, method)(gaps)
+    assert np.isfinite(expected).all()
+    lazy = da.from_array(gaps, chunks=(500, 3, 8))
+    labelled = xr.DataArray(lazy, dims=("patch", "y", "x"))
+    stored = zarr.create_array({}, data=gaps, chunks=(400, 8, 8))
+    for container in (lazy, labelled, stored):
+        out = getattr(masking, method)(container)
+        assert np.asarray(out) == pytest.approx(expected, rel=1e-5)
+    frame = pd.DataFrame(gaps.reshape(-1, 64))
+    assert np.asarray(getattr(masking, method)(frame)).ravel() == pytest.approx(expected.ravel())
+
+
+def test_same_bits_whatever_the_cluster_with_gaps(gaps, cluster):
+    lazy = da.from_array(np.tile(gaps, (2, 1, 1)), chunks=(500, -1, -1))
+    with dask.config.set(scheduler="synchronous"):
+        expected = quick((9, 4), missing="mask").fit(lazy)
+    with cluster.as_current():
+        found = quick((9, 4), missing="mask").fit(lazy)
+    assert found.fill_values_.tobytes() == expected.fill_values_.tobytes()
+    for one, other in zip(expected.layers_, found.layers_, strict=True):
+        assert one.params.tobytes() == other.params.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("X", "expected"),
+    [
+        (np.array([[0.0, np.nan], [np.nan, 0.2]]), "logistic"),
+        (np.array([[0.0, 1.01], [np.nan, 0.2]]), "identity"),
+        (np.array([[np.nan, 1.0], [-0.01, 0.2]]), "identity"),
+    ],
+)
+def test_auto_output_follows_what_is_present(X, expected):
+    assert quick(missing="mask").fit(X).output_activation_ == expected
+
+
+def test_missing_pixels_are_predicted(digits):
+    sae = quick((36,), missing="mask", sparsity_target=0.1, max_iter=200).fit(digits[:1500])
+    seen = digits[1500:]
+    hidden = np.zeros((8, 8), bool)
+    hidden[2:6:2, 3:5] = True
+    out = sae.reconstruct(np.where(hidden, np.nan, seen))
+    predicted = ((out - seen)[:, hidden] ** 2).mean()
+    by_the_mean = ((sae.fill_values_.reshape(8, 8) - seen)[:, hidden] ** 2).mean()
+    assert predicted < 0.6 * by_the_mean
+
+
+@pytest.mark.parametrize(
+    ("X", "where"),
+    [
+        (lazy_with(np.inf, (30, 2)), r"row 30 \(chunk 1, its row 5\)"),
+        (lazy_with(-np.inf, (7, 1)).compute(), "row 7"),
+    ],
+)
+def test_infinity_is_refused_though_gaps_are_not(X, where):
+    X[0, 0] = X[50] = np.nan
+    with pytest.raises(DataError, match=f"X contains infinity, first in {where}; drop such"):
+        quick(missing="mask").fit(X)
+
+
+def test_what_a_fit_was_told_about_gaps_counts(gaps, fitted, masking):
+    with pytest.raises(DataError, match="NaN or infinity, first in row 0"):
+        fitted.transform(gaps)
+    with pytest.raises(DataError, match="X contains infinity, first in row 3"):
+        masking.transform(np.where(np.arange(5)[:, None, None] == 3, np.inf, gaps[:5]))
+    later = clone(masking).fit(gaps).set_params(missing="raise")
+    assert (later.transform(gaps) == masking.transform(gaps)).all()
+    with pytest.raises(DataError, match="NaN or infinity, first in row 1"):
+        masking.inverse_transform(np.array([[0.1] * 4, [np.nan] * 4]))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_samples_of_nothing_but_gaps():
+    sae = quick(missing="mask").fit(np.full((5, 3), np.nan))
+    assert sae.fill_values_.tolist() == [0, 0, 0]
+    assert sae.history_[-1]["reconstruction"] == 0
+    assert np.isfinite(sae.transform(np.full((2, 3), np.nan))).all()
 
 
 def test_transform_checks_what_it_gets(digits, fitted):

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,47 @@ def test_survey_counts_what_lies_outside():
     assert survey_sums(many)[1] == 1
 
 
+def with_gaps(X, share=0.2):
+    return np.where(np.random.default_rng(3).random(X.shape) < share, X.dtype.type(np.nan), X)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_survey_sums_up_what_is_present(dtype):
+    X = with_gaps(np.random.default_rng(0).normal(size=(9000, 64)).astype(dtype))
+    X[:, 5], X[7] = np.nan, np.nan
+    total = survey_sums(X, missing=True)
+    n_outside, n_bad, _ = total[:3]
+    n_present, present = total[3:].reshape(2, 64)
+    assert n_outside == ((X < 0) | (X > 1)).sum()
+    assert n_bad == 0
+    assert n_present.tolist() == (~np.isnan(X)).sum(axis=0).tolist()
+    exact = [math.fsum(column[~np.isnan(column)]) for column in X.T.astype(float)]
+    assert present == pytest.approx(exact, rel=1e-12, abs=1e-10)
+    assert survey_sums(X[4096:], survey_sums(X[:4096], missing=True), missing=True).tobytes() == (
+        total.tobytes()
+    )
+    X[8000, 1] = -np.inf
+    assert survey_sums(X, missing=True)[1] == 1
+
+
+def test_survey_of_rows_without_gaps_sums_up_columns():
+    X = np.random.default_rng(0).integers(0, 255, (3000, 7)).astype(np.uint8)
+    total = survey_sums(X, missing=True)
+    assert total[:3].tolist() == survey_sums(X).tolist()
+    assert total[3:].tolist() == [3000] * 7 + X.sum(axis=0).tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_moments_are_those_of_the_filled_rows(dtype):
+    rng = np.random.default_rng(0)
+    X, fill = with_gaps(rng.random((3000, 7)).astype(dtype)), tuple(map(float, range(7)))
+    filled = np.where(np.isnan(X), np.array(fill, dtype), X)
+    assert column_sums(X, fill=fill).tobytes() == column_sums(filled).tobytes()
+    center = filled.mean(axis=0)
+    scatter = scatter_sums(center, X, fill=fill)
+    assert scatter.tobytes() == scatter_sums(center, filled).tobytes()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("row", [0, 2])
 def test_first_bad_row(bad, row):
@@ -56,6 +99,8 @@ def test_first_bad_row(bad, row):
     assert first_bad_row(X) == -1
     X[row, 1] = X[3, 2] = bad
     assert first_bad_row(X) == row
+    X[0, 0] = np.nan
+    assert first_bad_row(X, missing=True) == (-1 if np.isnan(bad) else row)
 
 
 def test_large_numbers_are_not_infinite():

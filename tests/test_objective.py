@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import dask
 import dask.array as da
 import numpy as np
@@ -42,9 +44,13 @@ def by_tasks(cost, X):
     return DaskObjective(cost, cut_into_shards(X).hold())
 
 
+@pytest.mark.parametrize("share_missing", [0.0, 0.2])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_same_bits_on_every_scheduler(problem, cluster, dtype):
+def test_same_bits_on_every_scheduler(problem, cluster, dtype, share_missing):
     cost, params, X = problem
+    if share_missing:
+        cost = replace(cost, fill=tuple(np.linspace(0, 1, D)))
+        X = np.where(np.random.default_rng(2).random(X.shape) < share_missing, np.nan, X)
     X = da.from_array(X.astype(dtype), chunks=(700, -1))
     with dask.config.set(scheduler="synchronous"):
         expected = bits(by_tasks(cost, X)(params))
@@ -76,12 +82,15 @@ def test_no_chunk_is_decoded_by_several_shards(tmp_path):
     assert not any(isinstance(block, StoredRows) for block in shards.blocks)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64", "float32 with gaps"])
 @pytest.mark.parametrize("chunk_rows", [700, 4096, 6000])
 def test_same_bits_whether_held_or_streamed(cluster, chunk_rows, dtype, tmp_path):
-    cost = AutoEncoderCost(8, 3)
+    dtype, *gaps = dtype.split(maxsplit=1)
+    cost = AutoEncoderCost(8, 3, fill=(100.0,) * 8 if gaps else ())
     params, rng = cost.initial_params(np.random.default_rng(0)), np.random.default_rng(1)
     X = (200 * rng.random((250_000, 8))).astype(dtype)
+    if gaps:
+        X[rng.random(X.shape) < 0.2] = np.nan
     stored = zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(chunk_rows, 8))
     shards = cut_into_shards(stored)
     assert all(isinstance(block, StoredRows) for block in shards.blocks)

@@ -39,6 +39,33 @@ def test_a_model_comes_back_as_it_was(model):
         assert (one.mean_activations == other.mean_activations).all()
 
 
+def test_what_stands_in_for_missing_pixels_is_kept():
+    X = np.random.default_rng(0).random((60, 4, 3))
+    X[X < 0.2] = np.nan
+    sae = StackedAutoEncoder((5, 2), missing="mask", max_iter=4, tol=0, random_state=3).fit(X)
+    sae.save("model.zarr")
+    again = StackedAutoEncoder.load("model.zarr")
+    assert again.missing == "mask"
+    assert again.fill_values_.tobytes() == sae.fill_values_.tobytes()
+    assert again.layers_[0].cost == sae.layers_[0].cost
+    assert hash(again.layers_[0].cost) == hash(sae.layers_[0].cost)
+    for method in ("transform", "reconstruct", "score_samples"):
+        assert getattr(again, method)(X).tobytes() == getattr(sae, method)(X).tobytes()
+
+
+def test_a_model_from_before_pixels_could_be_missing_is_read(model):
+    model.save("model.zarr")
+    values = zarr.open_group("model.zarr").attrs["model"]
+    del values["params"]["missing"]
+    for layer in values["layers"]:
+        del layer["cost"]["fill"]
+    edit("model.zarr", model=values)
+    again = StackedAutoEncoder.load("model.zarr")
+    assert again.get_params() == model.get_params()
+    assert [layer.cost for layer in again.layers_] == [layer.cost for layer in model.layers_]
+    assert again.fill_values_ is None
+
+
 @pytest.mark.parametrize("scalar", [np.float32, np.float64, int])
 def test_numbers_of_any_kind_can_be_saved(scalar):
     settings = {"alpha": scalar(1), "sparsity_weight": scalar(2), "tol": scalar(0)}

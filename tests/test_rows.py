@@ -1,4 +1,5 @@
 import logging
+from functools import partial
 
 import dask
 import dask.array as da
@@ -19,7 +20,7 @@ def stored(tmp_path):
     return zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(3000, 64))
 
 
-def fitted(X, **settings):
+def fit(X, **settings):
     options = {"hidden_layer_sizes": (24, 20), "max_iter": 3, "tol": 0, "random_state": 0}
     return StackedAutoEncoder(**{**options, **settings}).fit(X)
 
@@ -34,19 +35,30 @@ def on_workers(monkeypatch):
     monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 6e7)
 
 
-@pytest.mark.parametrize("batching", ["full", "progressive"])
+@pytest.mark.parametrize(
+    ("batching", "missing"), [("full", "raise"), ("progressive", "raise"), ("progressive", "mask")]
+)
 @pytest.mark.usefixtures("on_workers")
-def test_the_same_bits_held_streamed_recomputed_and_spilled(stored, cluster, batching, tmp_path):
-    held = fitted(stored, batching=batching)
+def test_the_same_bits_held_streamed_recomputed_and_spilled(
+    stored, cluster, batching, missing, tmp_path
+):
+    fitted = partial(fit, batching=batching, missing=missing)
+    if missing == "mask":
+        X = stored[:]
+        stored[:] = np.where(np.random.default_rng(1).random(X.shape) < 0.2, np.float32(np.nan), X)
+    held = fitted(stored)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with cluster.as_current():
         with dask.config.set({"stackedae.memory": "300kB"}):
-            recomputed = fitted(stored, batching=batching)
+            recomputed = fitted(stored)
         settings = {"stackedae.memory": "300kB", "stackedae.scratch": str(scratch)}
         with dask.config.set(settings):
-            spilled = fitted(stored, batching=batching)
+            spilled = fitted(stored)
     assert parameters(recomputed) == parameters(spilled) == parameters(held)
+    fills = [model.layers_[0].cost.fill for model in (held, recomputed, spilled)]
+    assert fills[0] == fills[1] == fills[2]
+    assert len(fills[0]) == (64 if missing == "mask" else 0)
     assert not list(scratch.iterdir())
 
     n_bytes = 20_000 * 64 * 4
@@ -69,7 +81,7 @@ def test_the_same_bits_held_streamed_recomputed_and_spilled(stored, cluster, bat
 def test_what_was_decided_is_logged(stored, caplog):
     lazy = da.from_array(stored[:], chunks=(3000, -1))
     with caplog.at_level(logging.INFO, "stackedae"), dask.config.set({"stackedae.memory": "1MB"}):
-        fitted(lazy, hidden_layer_sizes=(6, 5))
+        fit(lazy, hidden_layer_sizes=(6, 5))
     messages = [record.getMessage() for record in caplog.records]
     first, second = (message for message in messages if message.startswith("layer"))
     assert " rows at most, " in messages[0]
