@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from stackedae.layout import Array
 from stackedae.memory import row_blocks
 
 
-def centred_squares(X: Array) -> float:
-    """Return Σ (x − mean of its row)² over all entries of X; additive over rows."""
-    total = 0.0
+def centred_squares(X: Array) -> tuple[float, int]:
+    """Return Σ (x − mean of its row)² over all entries of X, and how many these are.
+
+    Entries that are NaN are left out. Both numbers are additive over rows.
+    """
+    total, n_present = 0.0, X.size
     for rows in row_blocks(len(X), X.shape[1]):
-        centred = X[rows] - X[rows].mean(axis=1, keepdims=True, dtype=np.float64)
-        total += float(np.vdot(centred, centred))
-    return total
+        centred = X[rows] - _means(X[rows], np.float64)
+        squares = float(np.vdot(centred, centred))
+        if np.isnan(squares):
+            missing = np.isnan(centred)
+            centred[missing] = 0
+            n_present -= int(np.count_nonzero(missing))
+            squares = float(np.vdot(centred, centred))
+        total += squares
+    return total, n_present
+
+
+def _means(X: Array, dtype: DTypeLike) -> Array:
+    """Return the mean of every row, over the entries that are not NaN, (n_rows, 1)."""
+    means: Array = X.mean(axis=1, keepdims=True, dtype=dtype)
+    gaps = np.isnan(means[:, 0])
+    if gaps.any():
+        missing = np.isnan(X[gaps])
+        n_present = np.maximum(1, np.count_nonzero(~missing, axis=1, keepdims=True))
+        sums = np.where(missing, 0, X[gaps]).sum(axis=1, keepdims=True, dtype=dtype)
+        means[gaps] = sums / n_present
+    return means
 
 
 def normalise_contrast(X: Array, bound: float, low: float, high: float) -> Array:
     r"""Remove the mean of every row, clip at ±bound, and map ±bound to [low, high].
+
+    Entries that are NaN remain so, and have no part in the mean.
 
     Parameters
     ----------
@@ -43,7 +67,7 @@ def normalise_contrast(X: Array, bound: float, low: float, high: float) -> Array
            [0.5 , 0.5 ]])
     """
     out = X.astype(np.result_type(X.dtype, np.float32))
-    out -= out.mean(axis=1, keepdims=True)
+    out -= _means(out, out.dtype)
     np.clip(out, -bound, bound, out=out)
     out *= (high - low) / (2 * bound)
     out += (low + high) / 2

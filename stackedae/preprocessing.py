@@ -16,7 +16,7 @@ from stackedae.contrast import centred_squares, normalise_contrast
 from stackedae.errors import ArgumentError
 from stackedae.layout import Array
 from stackedae.moments import first_bad_row
-from stackedae.samples import check_samples
+from stackedae.samples import check_samples, masks
 
 
 class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -38,11 +38,15 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         The standard deviations at which to clip, c.
     feature_range : (float, float)
         What −cσ and +cσ become.
+    missing : {"raise", "mask"}
+        What to do about entries that are NaN. "mask" leaves them as they are, and out of means and
+        σ. Infinity is refused either way.
 
     Attributes
     ----------
     std_ : float
-        The standard deviation σ (divisor: the number of entries), exact over all chunks.
+        The standard deviation σ (divisor: the number of entries that are present), exact over all
+        chunks.
     n_features_in_ : int
         Entries of a patch.
     feature_names_in_ : ndarray of str
@@ -68,10 +72,15 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """
 
     def __init__(
-        self, *, n_std: float = 3.0, feature_range: tuple[float, float] = (0.1, 0.9)
+        self,
+        *,
+        n_std: float = 3.0,
+        feature_range: tuple[float, float] = (0.1, 0.9),
+        missing: str = "raise",
     ) -> None:
         self.n_std = n_std
         self.feature_range = feature_range
+        self.missing = missing
 
     def fit(self, X: Container, y: Any = None) -> Self:
         """Compute σ in one pass over the data.
@@ -92,14 +101,16 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ArgumentError
             If a parameter cannot be worked with.
         DataError
-            If X has NaN or infinity.
+            If X has infinity, or NaN that is not to be masked.
         """
         self._check_parameters()
+        missing = masks(self.missing)
         X = check_samples(self, X, reset=True)
         shards = cut_into_shards(X)
-        first_bad, squares = zip(*shards.gather(_examine, name="stackedae-contrast"), strict=True)
-        refuse_bad_rows(X, shards.rows, first_bad)
-        self.std_ = math.sqrt(math.fsum(squares) / (shards.n_rows * shards.n_features))
+        examined = shards.gather(partial(_examine, missing=missing), name="stackedae-contrast")
+        first_bad, squares, n_present = zip(*examined, strict=True)
+        refuse_bad_rows(X, shards.rows, first_bad, missing=missing)
+        self.std_ = math.sqrt(math.fsum(squares) / max(1, sum(n_present)))
         return self
 
     def transform(self, X: Container) -> Container:
@@ -124,6 +135,7 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             sample_dims=None,
             dtype=np.result_type(X.dtype, np.float32),
             name="stackedae-normalize",
+            missing=masks(self.missing),
         )
 
     def row_function(self) -> Callable[[Array], Array]:
@@ -147,10 +159,11 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.input_tags.allow_nan = self.missing == "mask"
         return tags
 
 
-def _examine(rows: Array) -> tuple[int, float]:
-    """Return the first row that is not finite, or −1, and the squares to sum up; in one read."""
-    bad = first_bad_row(rows)
-    return bad, 0.0 if bad >= 0 else centred_squares(rows)
+def _examine(rows: Array, *, missing: bool) -> tuple[int, float, int]:
+    """Return the first bad row, or −1, and what `centred_squares` does; in one read."""
+    bad = first_bad_row(rows, missing=missing)
+    return bad, *((0.0, 0) if bad >= 0 else centred_squares(rows))
