@@ -17,7 +17,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "preconditioner.md", "peers-*.md", "engine-*.md"]
+exclude_patterns = ["_build", "preconditioner.md", "missing.md", "peers-*.md", "engine-*.md"]
 templates_path = ["_templates"]
 nitpicky = False
 
