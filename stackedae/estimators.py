@@ -99,8 +99,8 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         float64 either way.
     missing : {"raise", "mask"}, default="raise"
         What to do about entries that are NaN. "mask" leaves them out of the reconstruction error
-        and its gradient, and fills them with `fill_values_` before they are encoded. Infinity is
-        refused either way.
+        and its gradient, and fills them with `fill_values_` before they are encoded; see
+        :doc:`/method`. Infinity is refused either way.
     checkpoint : path, URL, Zarr store or None, default=None
         Where progress is written down, so that `fit` with the same data and parameters goes on
         from there after whatever happened, to the same result bit for bit; after the end, it
