@@ -37,9 +37,12 @@ from stackedae.evaluation import Evaluation
 from stackedae.objective import Visits
 from stackedae.persistence import (
     Named,
+    cost_as_values,
+    fill_as_array,
     history_as_array,
     layers_as_arrays,
     layers_as_values,
+    take_cost,
     take_history,
     take_layers,
 )
@@ -276,12 +279,12 @@ def _written(progress: Progress) -> tuple[dict[str, Any], Named]:
     if progress.cost is not None and progress.stage is not None and progress.state is not None:
         state, of_state = _written_state(progress.state)
         values["now"] = {
-            "cost": asdict(progress.cost),
+            "cost": cost_as_values(progress.cost),
             "stage": asdict(progress.stage),
             "visits": asdict(progress.visits),
             "state": state,
         }
-        arrays |= of_state
+        arrays |= of_state | fill_as_array(progress.cost, "now")
     return values, arrays
 
 
@@ -292,7 +295,7 @@ def _taken(document: Document) -> tuple[dict[str, Any], Progress]:
         settings, now = dict(values["settings"]), values["now"]
         costs = [layer.cost for layer in layers]
         if now is not None:
-            costs.append(made_of(AutoEncoderCost, now["cost"]))
+            costs.append(take_cost(document, "now", now["cost"]))
         progress = Progress(
             seed=plain(int, values["seed"]),
             data=dict(values["data"]),

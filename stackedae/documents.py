@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 import zarr
@@ -112,21 +112,17 @@ class Document:
             raise StoreError(f"{self.store}: there should be no array {min(self.arrays)!r}.")
 
 
-def made_of(what: Callable[..., T], values: Mapping[str, Any]) -> T:
-    """Return a dataclass made of what JSON says of its fields; see `plain`."""
+def made_of(what: Callable[..., T], values: Mapping[str, Any], **others: Any) -> T:
+    """Return a dataclass made of what JSON says of its fields (see `plain`), and of others."""
     kinds = get_type_hints(what)
-    return what(**{name: plain(kinds[name], value) for name, value in values.items()})
+    return what(**{name: plain(kinds[name], value) for name, value in values.items()}, **others)
 
 
 def plain(kind: Any, value: Any) -> Any:
     """Return a str, a float or an int of JSON; raise a `ValueError` if it is of another kind.
 
-    Floats must be finite, and integers must be counts. A list of them becomes a
-    ``tuple[kind, ...]``.
+    Floats must be finite, and integers must be counts.
     """
-    if get_origin(kind) is tuple and type(value) is list:
-        each, _ = get_args(kind)
-        return tuple(plain(each, entry) for entry in value)
     if kind is float and type(value) is int:
         value = float(value)
     if (

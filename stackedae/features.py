@@ -337,7 +337,7 @@ class _Model:
                 "changes the number of features and has no inverse_transform",
                 "use one that has, such as PCAWhitener",
             )
-        return Rows(tuple(steps), may_miss=getattr(self.sae, "missing", "raise") == "mask")
+        return Rows(tuple(steps), may_miss=bool(self.sae.layers_[0].cost.fill))
 
     @property
     def n_features(self) -> int:

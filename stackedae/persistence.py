@@ -39,9 +39,9 @@ def save_model(
     """Write layers, their history, and a document of JSON values.
 
     The group has a group ``layers/0``, ``layers/1``, … for each layer, with the arrays W1, b1, W2,
-    b2 and mean_activations, and an array ``history`` with a column for each number that a record
-    has; the attribute ``model`` has the document, with what was minimised and how it ended for each
-    layer, and the names of the columns.
+    b2 and mean_activations (and fill, if entries may be missing), and an array ``history`` with a
+    column for each number that a record has; the attribute ``model`` has the document, with what
+    was minimised and how it ended for each layer, and the names of the columns.
     """
     values, arrays = {**document, **layers_as_values(layers)}, layers_as_arrays(layers)
     columns, arrays["history"] = history_as_array(history)
@@ -68,17 +68,33 @@ def load_model(store: StoreLike) -> tuple[list[Layer], list[Record], dict[str, A
 
 def layers_as_values(layers: Iterable[Layer]) -> dict[str, Any]:
     """Return what JSON can say of layers."""
-    each = [{"cost": asdict(layer.cost), "status": layer.status.name} for layer in layers]
+    each = [{"cost": cost_as_values(layer.cost), "status": layer.status.name} for layer in layers]
     return {"layers": each}
+
+
+def cost_as_values(cost: AutoEncoderCost) -> dict[str, Any]:
+    """Return what JSON can say of a cost: all but what stands in for missing entries."""
+    return {name: value for name, value in asdict(cost).items() if name != _FILL}
+
+
+def fill_as_array(cost: AutoEncoderCost, path: str) -> Named:
+    """Return what stands in for missing entries, if anything does."""
+    return {f"{path}/{_FILL}": (np.array(cost.fill), ("feature",))} if cost.fill else {}
+
+
+def take_cost(document: Document, path: str, values: Mapping[str, Any]) -> AutoEncoderCost:
+    """Return a cost of which JSON said these values."""
+    fill = document.take(f"{path}/{_FILL}", (None,)) if f"{path}/{_FILL}" in document.arrays else ()
+    return made_of(AutoEncoderCost, values, fill=tuple(map(float, fill)))
 
 
 def layers_as_arrays(layers: Iterable[Layer]) -> Named:
     """Return the arrays of layers."""
-    return {
-        f"layers/{index}/{name}": (getattr(layer, name), dims)
-        for index, layer in enumerate(layers)
-        for name, dims in _DIMS.items()
-    }
+    arrays: Named = {}
+    for index, layer in enumerate(layers):
+        arrays |= {f"layers/{index}/{k}": (getattr(layer, k), dims) for k, dims in _DIMS.items()}
+        arrays |= fill_as_array(layer.cost, f"layers/{index}")
+    return arrays
 
 
 def take_layers(document: Document) -> list[Layer]:
@@ -131,6 +147,8 @@ _TERMS = ("reconstruction", "decay", "sparsity")
 
 _COLUMNS = ("phase", *_COUNTS, "cost", *_TERMS, "gradient_norm", "step", "seconds")
 
+_FILL = "fill"
+
 _DIMS = {
     "W1": ("hidden", "feature"),
     "b1": ("hidden",),
@@ -141,7 +159,7 @@ _DIMS = {
 
 
 def _take_layer(document: Document, path: str, cost: Mapping[str, Any], status: str) -> Layer:
-    of = made_of(AutoEncoderCost, cost)
+    of = take_cost(document, path, cost)
     segments = {
         name: document.take(f"{path}/{name}", shape, dtype=None) for name, shape in of.layout.shapes
     }

@@ -278,6 +278,38 @@ def test_missing_pixels_are_named_when_a_block_is_computed():
         features.compute()
 
 
+def test_missing_pixels_are_filled_where_the_model_can():
+    y, x = np.mgrid[:40, :50]
+    truth = 0.5 + 0.4 * np.sin(x / 3) * np.cos(y / 4)
+    image = truth.copy()
+    image[5:8, 10:14] = image[30, :20] = np.nan
+    patches = extract_patches(image, (8, 8), 1400, min_valid=0.5, rng=0)
+    sae = StackedAutoEncoder(
+        8, missing="mask", sparsity_weight=0.0, alpha=0.0, max_iter=150, tol=0, random_state=0
+    ).fit(patches)
+    source = da.from_array(image, chunks=16)
+    filled = reconstruct_image(sae, source).values
+    assert np.isfinite(filled).all()
+    gone = np.isnan(image)
+    assert (
+        np.abs(filled - truth)[gone].mean() < 0.3 * np.abs(np.nanmean(image) - truth)[gone].mean()
+    )
+    cut, positions = every_patch(image, (8, 8), "same", (1, 1))
+    for found, expected in (
+        (feature_map(sae, source), sae.transform(cut)),
+        (error_map(sae, source), sae.reconstruction_error(cut)),
+    ):
+        expected = expected.reshape(*positions, *expected.shape[1:])
+        np.testing.assert_allclose(found.values, expected, atol=1e-5, rtol=1e-4)
+    normalized = ContrastNormalizer(missing="mask").fit(patches)
+    features = feature_map(sae, source, preprocess=normalized)
+    expected = sae.transform(normalized.transform(cut)).reshape(features.shape)
+    np.testing.assert_allclose(features.values, expected, atol=1e-5)
+    image[0, 0] = np.inf
+    with pytest.raises(DataError, match=r"image contains infinity, first at pixel \(0, 0\)"):
+        feature_map(sae, image).compute()
+
+
 def test_maps_are_lazy_and_go_to_zarr_block_by_block():
     read = []
 

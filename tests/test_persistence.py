@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +54,28 @@ def test_what_stands_in_for_missing_pixels_is_kept():
         assert getattr(again, method)(X).tobytes() == getattr(sae, method)(X).tobytes()
 
 
+def test_features_are_never_missing():
+    X = np.where(np.arange(720).reshape(60, 12) % 7, 0.5, np.nan)
+    sae = StackedAutoEncoder((5, 2), missing="mask", max_iter=4, tol=0, random_state=3).fit(X)
+    second = sae.layers_[1]
+    sae.layers_[1] = replace(second, cost=replace(second.cost, fill=(0.0,) * 5))
+    sae.save("model.zarr")
+    with pytest.raises(StoreError, match="features are never missing, but a layer fills them"):
+        StackedAutoEncoder.load("model.zarr")
+
+
+def test_as_many_features_as_you_like_may_be_missing():
+    X = np.random.default_rng(0).random((20, 150_000), dtype=np.float32)
+    X[0] = np.nan
+    sae = StackedAutoEncoder(1, missing="mask", max_iter=1, tol=0, random_state=3).fit(X)
+    sae.save("model.zarr")
+    assert StackedAutoEncoder.load("model.zarr").layers_[0].cost == sae.layers_[0].cost
+
+
 def test_a_model_from_before_pixels_could_be_missing_is_read(model):
     model.save("model.zarr")
     values = zarr.open_group("model.zarr").attrs["model"]
     del values["params"]["missing"]
-    for layer in values["layers"]:
-        del layer["cost"]["fill"]
     edit("model.zarr", model=values)
     again = StackedAutoEncoder.load("model.zarr")
     assert again.get_params() == model.get_params()
