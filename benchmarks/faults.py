@@ -1,6 +1,7 @@
 """What dying costs: clients and workers that are killed at random, and what guards against it.
 
     python benchmarks/faults.py [--only clients,workers,flat,overhead] [--kills 100] [--seed 0]
+                                [--seconds 60]
 
 "clients": fits are killed with SIGKILL at random moments, again and again, and go on from their
 checkpoint until one ends: its bits are compared with those of a fit that nothing happened to.
@@ -49,9 +50,9 @@ def bits(sae: StackedAutoEncoder) -> bytes:
     return b"".join(layer.params.tobytes() for layer in sae.layers_)
 
 
-def clients(kills: int, seed: int) -> bool:
+def clients(asked: argparse.Namespace) -> bool:
     """Kill fits of one machine until so many were killed."""
-    X, rng = rows(17_000, 12), np.random.default_rng(seed)
+    X, rng = rows(17_000, 12), np.random.default_rng(asked.seed)
     settings = {"hidden_layer_sizes": (5, 3), "max_iter": 6, "tol": 0, "random_state": 0}
     # A fork has no threads but its own, so everything runs in forks.
     context = multiprocessing.get_context("fork")
@@ -78,7 +79,7 @@ def clients(kills: int, seed: int) -> bool:
         run(folder, True, None)
         length = time.perf_counter() - began
     n_killed = n_fits = n_trials = n_equal = 0
-    while n_killed < kills:
+    while n_killed < asked.kills:
         with tempfile.TemporaryDirectory() as folder:
             n_trials += 1
             for _ in range(int(rng.integers(1, 5))):
@@ -88,15 +89,15 @@ def clients(kills: int, seed: int) -> bool:
             run(folder, True, None)
             n_equal += Path(folder, "bits").read_bytes() == expected
     print(
-        f"clients   seed {seed}: {n_killed} killed of {n_fits} fits; "
+        f"clients   seed {asked.seed}: {n_killed} killed of {n_fits} fits; "
         f"{n_equal} of {n_trials} went on to the same bits"
     )
     return n_equal == n_trials
 
 
-def workers(kills: int, seed: int) -> bool:
-    """Kill workers over a fit of about a minute."""
-    X, rng = rows(200_000, 64), np.random.default_rng(seed)
+def workers(asked: argparse.Namespace) -> bool:
+    """Kill workers over a fit of about a minute, or of so many seconds as asked."""
+    X, rng = rows(200_000, 64), np.random.default_rng(asked.seed)
     settings = {"hidden_layer_sizes": 50, "batching": "full", "tol": 0, "random_state": 0}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 100}),
@@ -104,7 +105,7 @@ def workers(kills: int, seed: int) -> bool:
     ):
         began = time.perf_counter()
         StackedAutoEncoder(max_iter=20, **settings).fit(X)
-        n_iter = max(20, int(60 / (time.perf_counter() - began) * 20))
+        n_iter = max(20, int(asked.seconds / (time.perf_counter() - began) * 20))
         began = time.perf_counter()
         expected = StackedAutoEncoder(max_iter=n_iter, **settings).fit(X)
         undisturbed = time.perf_counter() - began
@@ -128,7 +129,7 @@ def workers(kills: int, seed: int) -> bool:
         thread.join()
     same = bits(fitted) == bits(expected)
     print(
-        f"workers   seed {seed}: {len(killed)} killed; {undisturbed:.1f} s undisturbed, "
+        f"workers   seed {asked.seed}: {len(killed)} killed; {undisturbed:.1f} s undisturbed, "
         f"{disturbed:.1f} s with them, {(disturbed - undisturbed) / max(1, len(killed)):.2f} s a "
         f"kill; bits {'equal' if same else 'DIFFER'}"
     )
@@ -140,7 +141,7 @@ def of_scheduler(dask_scheduler: Scheduler) -> tuple[float, float]:
     return len(dask_scheduler.tasks), psutil.Process().memory_info().rss / 2**20
 
 
-def flat(kills: int, seed: int) -> bool:
+def flat(asked: argparse.Namespace) -> bool:
     """Watch tasks and memory over 500 iterations, each of which sends 150 kB of parameters."""
     X, process = rows(50_000, 196), psutil.Process()  # too many for the client alone
     # The scheduler has a process of its own: its log of transitions is not the client's memory.
@@ -174,7 +175,7 @@ def flat(kills: int, seed: int) -> bool:
     return True
 
 
-def overhead(kills: int, seed: int) -> bool:
+def overhead(asked: argparse.Namespace) -> bool:
     """Time the writing of checkpoints, every 30 s, within a fit of some minutes."""
     X, spent, write = rows(60_000, 784), [], Checkpoint.write
 
@@ -209,9 +210,10 @@ def main() -> int:
     )
     parser.add_argument("--only", type=lambda names: names.split(","), default=list(sections))
     parser.add_argument("--kills", type=int, default=100, help="of clients")
+    parser.add_argument("--seconds", type=float, default=60, help='of the fit in "workers"')
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    well = [sections[name](arguments.kills, arguments.seed) for name in arguments.only]
+    well = [sections[name](arguments) for name in arguments.only]
     return 0 if all(well) else 1
 
 

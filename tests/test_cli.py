@@ -148,6 +148,7 @@ def test_a_fault_of_ours_is_not_passed_off_as_bad_input(monkeypatch):
     assert isinstance(result.exception, ValueError)
 
 
+@pytest.mark.long
 def test_demo():
     result = run("demo", "--out", "there/demo")
     assert result.exit_code == 0, result.output

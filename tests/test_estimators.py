@@ -24,7 +24,9 @@ from stackedae.errors import ArgumentError, DataError
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@parametrize_with_checks([StackedAutoEncoder(), StackedAutoEncoder(missing="mask")])
+@parametrize_with_checks(
+    [StackedAutoEncoder(), StackedAutoEncoder(missing="mask", max_iter=20, tol=0)]
+)
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 

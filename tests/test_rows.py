@@ -36,7 +36,7 @@ def on_workers(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("batching", "missing"), [("full", "raise"), ("progressive", "raise"), ("progressive", "mask")]
+    ("batching", "missing"), [("full", "raise"), ("progressive", "raise"), ("full", "mask")]
 )
 @pytest.mark.usefixtures("on_workers")
 def test_the_same_bits_held_streamed_recomputed_and_spilled(
