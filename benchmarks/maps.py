@@ -1,6 +1,7 @@
 """Features of an image that is larger than memory should be, and a million patches of it.
 
     python benchmarks/maps.py [--side 30000] [--folder DIR] [--workers 0 1 2] [--only map,sample,…]
+                              [--markdown docs/maps-figures.md]
 
 map      A generated float32 image in Zarr, chunks of 1,000²; 8×8 patches, 25 features, stride 2,
          written to Zarr. Peak memory of all processes together, pixels a second.
@@ -27,13 +28,14 @@ import time
 import tracemalloc
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
 import psutil
 import zarr
-from contests.measure import alternate
+from contests.measure import alternate, median_and_range, number, surroundings, table
 from scipy.ndimage import gaussian_filter
 
 from stackedae import StackedAutoEncoder, extract_patches, feature_map, open_image
@@ -114,24 +116,50 @@ def fitted(image: Path) -> StackedAutoEncoder:
     return StackedAutoEncoder(HIDDEN, max_iter=20, tol=0, random_state=0).fit(patches)
 
 
-def map_all(folder: Path, image: Path, workers: int) -> None:
-    """Write the features of the whole image, in a process of its own."""
+def map_all(folder: Path, image: Path, workers: int, results: Any = None) -> list[str]:
+    """Write the features of the whole image; return a row of the table."""
     out = folder / "features.zarr"
     with on(workers), Peak() as peak:
         sae, before, started = fitted(image), bytes_read(), time.perf_counter()
         features = feature_map(sae, image, stride=STRIDE)
         features.to_zarr(out, mode="w", consolidated=False)
         seconds, read = time.perf_counter() - started, bytes_read() - before
-    n_pixels = np.prod(open_image(image).shape)
-    stored = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    print(
-        f"map, {workers or 'no'} workers: {seconds:.0f} s, {n_pixels / seconds / 1e6:.1f} million "
-        f"pixels/s, peak {peak.most / 2**20:.0f} MiB, read {read / 2**30:.2f} GiB of "
-        f"{4 * n_pixels / 2**30:.2f}, wrote {stored / 2**30:.1f} of {features.nbytes / 2**30:.1f}",
-        flush=True,
-    )
+    stored = size_of(out)
     check(features, out)
     shutil.rmtree(out)
+    n_pixels = np.prod(open_image(image).shape)
+    row = [
+        name_of(workers),
+        number(seconds),
+        number(n_pixels / seconds / 1e6),
+        f"{peak.most / 2**20:,.0f}",
+        number(read / size_of(image)),
+        f"{stored / 2**30:.1f}",
+    ]
+    if results is not None:
+        results.put(row)
+    return row
+
+
+def in_a_process_of_its_own(*arguments: Any) -> list[str]:
+    """Call `map_all` where nothing has used memory yet."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=map_all, args=(*arguments, results))
+    process.start()
+    row: list[str] = results.get()
+    process.join()
+    return row
+
+
+def size_of(store: Path) -> int:
+    """Return the bytes of all files of a store."""
+    return sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+
+
+def name_of(workers: int) -> str:
+    """Say where tasks run."""
+    return f"{workers} workers" if workers else "threads"
 
 
 def check(features: object, out: Path) -> None:
@@ -155,21 +183,32 @@ def speed(image: Path, repeats: int) -> None:
         return feature_map(sae, pixels, mode="valid", stride=STRIDE).values
 
     assert np.allclose(im2col(), blocks().reshape(-1, HIDDEN), atol=1e-6)
-    seconds = alternate({"im2col": im2col, "map": blocks}, repeats)
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        print(
-            f"{name:8} {median * 1e3:6.0f} ms, {pixels.size / median / 1e6:6.1f} million pixels/s"
+    seconds = alternate({"im2col and `transform`": im2col, "`feature_map`": blocks}, repeats)
+    print(
+        table(
+            (f"{len(pixels)}², stride {STRIDE}", "ms", "million pixels/s"),
+            [
+                (
+                    name,
+                    median_and_range([1e3 * each for each in times]),
+                    number(pixels.size / statistics.median(times) / 1e6),
+                )
+                for name, times in seconds.items()
+            ],
         )
-    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
-    print(f"im2col takes {ratio:.2f} times as long", flush=True)
+    )
+    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
+    print(f"\nim2col takes {median_and_range(ratios)} times as long.\n", flush=True)
 
 
 def memory(image: Path) -> None:
     """Compare what 512×512 pixels take, each in a fresh process."""
-    for name in ("map", "im2col", "PatchExtractor"):
+    rows = []
+    for name in ("`feature_map`", "im2col", "PatchExtractor"):
         words = [sys.executable, __file__, "--folder", str(image.parent), "--taking", name]
-        subprocess.run(words, check=True)
+        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+        rows.append((name, done.stdout.strip()))
+    print(table((f"512², stride 1, {HIDDEN} MiB of features", "MiB"), rows), end="\n\n", flush=True)
 
 
 def taking(image: Path, name: str) -> None:
@@ -191,9 +230,9 @@ def taking(image: Path, name: str) -> None:
         return feature_map(sae, pixels, mode="valid").values
 
     tracemalloc.start()
-    result = {"map": blocks, "im2col": im2col, "PatchExtractor": extractor}[name]()
-    taken = tracemalloc.get_traced_memory()[1] / 2**20
-    print(f"{name:15} {taken:5.0f} MiB, {result.nbytes / 2**20:.0f} of them features", flush=True)
+    result = {"`feature_map`": blocks, "im2col": im2col, "PatchExtractor": extractor}[name]()
+    assert result.size == 505 * 505 * HIDDEN
+    print(f"{tracemalloc.get_traced_memory()[1] / 2**20:.0f}")
 
 
 def sample(folder: Path, image: Path, workers: list[int]) -> None:
@@ -202,9 +241,9 @@ def sample(folder: Path, image: Path, workers: list[int]) -> None:
     if not other.exists():
         pixels = da.from_zarr(str(image)).rechunk((1500, 700))
         pixels.to_zarr(str(other))
+    rows = []
     for source in (image, other):
-        array = zarr.open_array(source, mode="r")
-        stored = sum(file.stat().st_size for file in Path(source, "c").rglob("*") if file.is_file())
+        chunks = " × ".join(map(str, zarr.open_array(source, mode="r").chunks))
         for n in workers:
             patches = folder / "patches.zarr"
             with on(n), Peak() as peak:
@@ -212,13 +251,19 @@ def sample(folder: Path, image: Path, workers: list[int]) -> None:
                 extract_patches(source, PATCH, 1_000_000, store=patches, rng=0, overwrite=True)
                 seconds, read = time.perf_counter() - started, bytes_read() - before
             values = np.ascontiguousarray(zarr.open_array(patches / "patches", mode="r")[:])
-            print(
-                f"sample, chunks {array.chunks}, {n or 'no'} workers: {seconds:.1f} s, read "
-                f"{read / stored:.3f} of the bytes, peak {peak.most / 2**20:.0f} MiB, "
-                f"sha256 {hashlib.sha256(values.data).hexdigest()[:12]}",
-                flush=True,
+            rows.append(
+                (
+                    f"chunks of {chunks}, {name_of(n)}",
+                    number(seconds),
+                    f"{read / size_of(source):.3f}",
+                    f"{peak.most / 2**20:,.0f}",
+                    hashlib.sha256(values.data).hexdigest()[:12],
+                )
             )
+            del values
     shutil.rmtree(folder / "patches.zarr")
+    header = ("1,000,000 patches", "s", "bytes read / stored", "peak MiB", "SHA-256 of all patches")
+    print(table(header, rows), end="\n\n", flush=True)
 
 
 def main() -> None:
@@ -229,8 +274,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", default="map,speed,memory,sample")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--markdown", type=Path, help="write the tables here")
     parser.add_argument("--taking", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.markdown:
+        sys.stdout = options.markdown.open("w")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         image = folder / "image.zarr"
@@ -245,12 +293,19 @@ def main() -> None:
             memory(image)
         if "sample" in wanted:
             sample(folder, image, options.workers)
-        for n in options.workers if "map" in wanted else ():
-            process = multiprocessing.get_context("spawn").Process(
-                target=map_all, args=(folder, image, n)
+        if "map" in wanted:
+            rows = [in_a_process_of_its_own(folder, image, n) for n in options.workers]
+            side = f"{options.side:,}², stride {STRIDE}"
+            header = (
+                side,
+                "s",
+                "million pixels/s",
+                "peak MiB",
+                "bytes read / stored",
+                "GiB written",
             )
-            process.start()
-            process.join()
+            print(table(header, rows), end="\n\n", flush=True)
+        print(surroundings())
 
 
 if __name__ == "__main__":

@@ -390,8 +390,8 @@ class PatchPlan:
             low, high = np.array([[each.start, each.stop] for each in chunk]).T
             n_bytes = math.prod(map(int, high - low)) * images.dtype.itemsize
             n_bytes *= math.prod(images.channels)
-            # A chunk is read again only for many times its size in patches.
-            most = max(_CUT_BYTES, 0 if images.here else 4 * n_bytes) // row_bytes
+            # A chunk is read again only where its patches are too many to be held.
+            most = (_CUT_BYTES if images.here else max(_BATCH_BYTES, 4 * n_bytes)) // row_bytes
             for start in range(0, len(inside), max(1, most)):
                 these = inside[start : start + max(1, most)]
                 first, last = at[these].min(axis=0), at[these].max(axis=0) + window
