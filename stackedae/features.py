@@ -187,7 +187,7 @@ def reconstruct_image(
 
     Parameters
     ----------
-    sae, image, patch_shape, dims, channel_dim, level
+    sae, image
         As for `feature_map`.
     mode : {"same", "valid"}
         Which patches: see `feature_map`.
@@ -198,6 +198,8 @@ def reconstruct_image(
         Pixels between neighbouring patches; no longer than a patch.
     chunks : int, tuple of int, or None
         Pixels along each dimension in a block.
+    patch_shape, dims, channel_dim, level
+        As for `feature_map`.
 
     Returns
     -------

@@ -130,7 +130,7 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         X = check_samples(self, X, reset=False)
         return map_samples(
-            self.row_function(),
+            self._row_function(),
             X,
             sample_dims=None,
             dtype=np.result_type(X.dtype, np.float32),
@@ -138,7 +138,7 @@ class ContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             missing=masks(self.missing),
         )
 
-    def row_function(self) -> Callable[[Array], Array]:
+    def _row_function(self) -> Callable[[Array], Array]:
         """Return what `transform` does to rows, as a function of an ndarray of these alone."""
         low, high = self.feature_range
         return partial(normalise_contrast, bound=self._bound(), low=low, high=high)

@@ -95,10 +95,10 @@ def check_samples(estimator: BaseEstimator, X: Any, *, reset: bool) -> Container
 def row_function(transformer: Any) -> Callable[[Array], Array]:
     """Return what a fitted transformer does to rows, for tasks.
 
-    One of this library has a method `row_function`, which spares them the checks and threads of
+    One of this library has a method `_row_function`, which spares them the checks and threads of
     `transform`.
     """
-    own = getattr(transformer, "row_function", None)
+    own = getattr(transformer, "_row_function", None)
     function: Callable[[Array], Array] = transformer.transform if own is None else own()
     return function
 

@@ -90,7 +90,7 @@ class _Whitener(TransformerMixin, BaseEstimator):
         """Return what multiplies each component of a centred sample by a factor."""
         raise NotImplementedError
 
-    def row_function(self) -> Callable[[Array], Array]:
+    def _row_function(self) -> Callable[[Array], Array]:
         """Return what `transform` does to rows, as a function of an ndarray of these alone."""
         return partial(_whiten, self.mean_, self.whitening_)
 
