@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import chain, product
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
@@ -126,7 +127,9 @@ def extract_patches(
     level : int
         Of a pyramid (OME-Zarr, TIFF): 0 has the most pixels.
     store : path, URL, Zarr store or None
-        Where to write; if None, patches stay in memory, or lazy if the images are.
+        Where to write. If None, patches stay in memory; or they are lazy if the images are (Dask
+        arrays, or DataArrays of these), and then every chunk of patches reads all the chunks of
+        images that it has a part of, whenever it is computed.
     chunks : int or None
         Patches per chunk; about 8 MiB worth of them if None.
     dtype : dtype or None
@@ -210,7 +213,8 @@ def extract_patches(
     if store is not None:
         plan.write(store, overwrite=overwrite)
         return open_patches(store)
-    return plan.in_memory() if all(images.here for images in plan.sources) else plan.lazy()
+    items = images if isinstance(images, (list, tuple)) else [images]
+    return plan.lazy() if any(map(dask.is_dask_collection, items)) else plan.in_memory()
 
 
 def open_patches(store: StoreLike) -> xr.DataArray:
