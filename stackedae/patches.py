@@ -11,10 +11,10 @@ from functools import cached_property
 from itertools import chain, product
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import is_dask_collection
 from numpy.typing import DTypeLike, NDArray
 
 import stackedae._version as version
@@ -214,7 +214,7 @@ def extract_patches(
         plan.write(store, overwrite=overwrite)
         return open_patches(store)
     items = images if isinstance(images, (list, tuple)) else [images]
-    return plan.lazy() if any(map(dask.is_dask_collection, items)) else plan.in_memory()
+    return plan.lazy() if any(map(is_dask_collection, items)) else plan.in_memory()
 
 
 def open_patches(store: StoreLike) -> xr.DataArray:
