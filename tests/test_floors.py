@@ -17,7 +17,7 @@ FLOORS = [
         *("malloc", "objective", "scatter", "shards", "sources", "storage", "stores"),
     },
     {
-        *("checkpoint", "fitting", "growth", "patches", "persistence", "preprocessing"),
+        *("checkpoint", "cutting", "fitting", "growth", "patches", "persistence", "preprocessing"),
         *("mapping", "progress", "rows", "samples", "sampling", "spectrum"),
         *("training", "whitening"),
     },
