@@ -17,9 +17,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stackedae.cluster import OnCluster, run_here, scratch_folder, task
-from stackedae.images import CHANNEL, Box, Images, pixels_of
+from stackedae.images import CHANNEL, Images
 from stackedae.malloc import keeping_freed_memory, return_freed_memory
 from stackedae.memory import MIB, rows_per_portion
+from stackedae.pixels import Box, pixels_of
 from stackedae.scatter import scattered
 from stackedae.storage import new_samples
 from stackedae.stores import StoreLike

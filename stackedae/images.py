@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.base import compute
-from dask.system import CPU_COUNT
-from distributed.system import MEMORY_LIMIT
 from numpy.typing import NDArray
 
 from stackedae.cluster import task
 from stackedae.errors import ArgumentError
-from stackedae.memory import MIB
+from stackedae.pixels import Box, KeptChunks, StoredPixels
 from stackedae.storage import reader_behind
 
 MAX_CHANNELS = 4
@@ -33,9 +26,6 @@ SPACE = ("z", "y", "x")
 """What axes are called where they have no names."""
 
 _CHANNEL_DIMS = frozenset({"channel", "channels", "c", "band", "bands", "rgb", "variable"})
-
-Box = tuple[slice, ...]
-"""A range of pixels along each axis, but for that of channels."""
 
 Dims = Sequence[Hashable] | None
 
@@ -148,132 +138,14 @@ class Images:
         filled = [slice(*each.indices(n)[:2]) for each, n in zip(index, data.shape, strict=True)]
         return StoredPixels(reader, tuple(filled), self.order)
 
-    def read(self, box: Box) -> NDArray[Any]:
-        """Return the pixels of a box."""
-        return pixels_of(compute(self.part(box))[0])
-
-
-@dataclass(frozen=True)
-class StoredPixels:
-    """Pixels that whoever needs them reads."""
-
-    reader: Any
-    index: tuple[slice, ...]
-    order: tuple[int, ...]
-
-    def read(self) -> NDArray[Any]:
-        """Read them."""
-        pixels: NDArray[Any] = self.reader[self.index].transpose(self.order)
-        return pixels
-
-
-class KeptChunks:
-    """Images in a stored array whose boxes are read chunk by chunk, those read last being kept.
-
-    Neighbouring boxes of a map need the same chunks. What is kept goes with this object, and does
-    not travel with it.
-
-    Parameters
-    ----------
-    reader : object
-        Reads boxes of the array.
-    borders : tuple of ndarray of int
-        Where its chunks start along each of its axes, and where all ends.
-    images : tuple
-        Leading axes, axes of space, and that of channels, as for `Images`.
-    """
-
-    def __init__(
-        self,
-        reader: Any,
-        borders: tuple[NDArray[np.int64], ...],
-        axes: tuple[int, ...],
-        order: tuple[int, ...],
-    ) -> None:
-        self.reader, self.borders, self.axes, self.order = reader, borders, axes, order
-        self.most_bytes = min(_MOST_KEPT_BYTES, MEMORY_LIMIT // CPU_COUNT // 8)
-        self.kept: OrderedDict[tuple[int, ...], Future[NDArray[Any]]] = OrderedDict()
-        self.kept_bytes = 0
-        self.lock = threading.Lock()
-
-    @classmethod
-    def of(cls, images: Images) -> KeptChunks | None:
-        """Return what reads images, if their pixels are stored."""
-        data = images.array.data
-        reader = None if images.here else reader_behind(data)
+    def kept(self) -> KeptChunks | None:
+        """Return what reads boxes that have chunks in common, if the pixels are stored."""
+        data = self.array.data
+        reader = None if self.here else reader_behind(data)
         if reader is None:
             return None
         borders = tuple(np.cumsum((0, *sizes)) for sizes in data.chunks)
-        return cls(reader, borders, (*images.leading, *images.space), images.order)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return KeptChunks, (self.reader, self.borders, self.axes, self.order)
-
-    def read(self, box: Box) -> NDArray[Any]:
-        """Return the pixels of a box, in the order of `Images`."""
-        index = [slice(0, int(border[-1])) for border in self.borders]
-        for axis, pixels in zip(self.axes, box, strict=True):
-            index[axis] = pixels
-        out = np.empty([each.stop - each.start for each in index], self.reader.dtype)
-        spans = [
-            range(
-                int(np.searchsorted(border, each.start, side="right")) - 1,
-                int(np.searchsorted(border, each.stop, side="left")),
-            )
-            for border, each in zip(self.borders, index, strict=True)
-        ]
-        for place in product(*spans):
-            inner, outer = [], []
-            for number, border, each in zip(place, self.borders, index, strict=True):
-                start, stop = int(border[number]), int(border[number + 1])
-                low, high = max(start, each.start), min(stop, each.stop)
-                inner.append(slice(low - start, high - start))
-                outer.append(slice(low - each.start, high - each.start))
-            out[tuple(outer)] = self._chunk(place)[tuple(inner)]
-        return out.transpose(self.order)
-
-    def _chunk(self, place: tuple[int, ...]) -> NDArray[Any]:
-        """Return a chunk; who comes while it is read waits for it."""
-        with self.lock:
-            coming = self.kept.get(place)
-            if coming is not None:
-                self.kept.move_to_end(place)
-            else:
-                mine = self.kept[place] = Future[NDArray[Any]]()
-        if coming is not None:
-            return coming.result()
-        try:
-            ranges = zip(place, self.borders, strict=True)
-            chunk: NDArray[Any] = self.reader[
-                tuple(slice(int(b[i]), int(b[i + 1])) for i, b in ranges)
-            ]
-        except BaseException as error:
-            with self.lock:
-                self.kept.pop(place, None)
-            mine.set_exception(error)
-            raise
-        mine.set_result(chunk)
-        with self.lock:
-            self.kept_bytes += chunk.nbytes
-            self._forget()
-        return chunk
-
-    def _forget(self) -> None:
-        """Drop what was not used for the longest time."""
-        for place, chunk in list(self.kept.items()):
-            if self.kept_bytes <= self.most_bytes:
-                break
-            if chunk.done():
-                del self.kept[place]
-                self.kept_bytes -= chunk.result().nbytes
-
-
-_MOST_KEPT_BYTES = 512 * MIB
-
-
-def pixels_of(part: NDArray[Any] | StoredPixels) -> NDArray[Any]:
-    """Return pixels, reading them if they are stored."""
-    return part.read() if isinstance(part, StoredPixels) else part
+        return KeptChunks(reader, borders, (*self.leading, *self.space), self.order)
 
 
 def images_in(

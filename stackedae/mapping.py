@@ -20,10 +20,11 @@ from stackedae.arrays import POOL
 from stackedae.blas import one_blas_thread
 from stackedae.cluster import literal
 from stackedae.errors import ArgumentError, DataError
-from stackedae.images import CHANNEL, Box, Images, KeptChunks, pixels_of
+from stackedae.images import CHANNEL, Images
 from stackedae.layout import Array
 from stackedae.malloc import keeping_freed_memory
 from stackedae.memory import MIB
+from stackedae.pixels import Box, KeptChunks, pixels_of
 from stackedae.windows import add_windows, windows_as_rows, windows_per_pixel
 
 MODES = ("same", "valid")
@@ -254,7 +255,7 @@ class MapPlan:
         one_by_one = ((1,) * n for n in images.shape[: images.n_leading])
         chunks = (*one_by_one, *of_space, *((n,) for n in last.values()))
         needed: list[Any] = [literal(f"{name}-function", function)]
-        kept = KeptChunks.of(images)
+        kept = images.kept()
         if kept is not None:
             needed.append(literal(f"{name}-image", kept))
         graph: dict[Any, Any] = {}

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from stackedae.cluster import OnCluster, run_here, task
 from stackedae.errors import ArgumentError
-from stackedae.images import Box, Images, pixels_of
+from stackedae.images import Images
+from stackedae.pixels import Box, pixels_of
 from stackedae.windows import Integers, PatchGrid, window_means, window_variances
 
 VARIANCE = "variance"

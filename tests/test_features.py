@@ -23,7 +23,6 @@ from stackedae import (
     reconstruct_image,
 )
 from stackedae.errors import ArgumentError, DataError
-from stackedae.images import KeptChunks
 
 RNG = np.random.default_rng(0)
 GREY = RNG.random((23, 31))
@@ -356,16 +355,3 @@ def test_chunks_that_neighbours_need_are_read_once():
         features.compute()
     assert len(counts) == 3 * 4
     assert set(counts.values()) == {1}
-
-
-def test_kept_chunks_are_forgotten_when_they_are_too_many(monkeypatch):
-    image = open_image(contained(GREY, None, "zarr", (8, 8)))
-    from stackedae.images import images_in
-
-    kept = KeptChunks.of(images_in(image, (4, 4)))
-    kept.most_bytes = 3 * 8 * 8 * 8
-    for y, x in product(range(0, 20, 3), range(0, 25, 5)):
-        box = (slice(y, y + 3), slice(x, x + 6))
-        assert (kept.read(box) == GREY[box]).all()
-        assert kept.kept_bytes == sum(each.result().nbytes for each in kept.kept.values())
-        assert kept.kept_bytes <= kept.most_bytes

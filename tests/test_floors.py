@@ -14,7 +14,7 @@ FLOORS = [
     {"contrast", "costs", "layers", "memory", "moments", "solvers", "windows"},
     {
         *("blas", "cluster", "containers", "contexts", "documents", "failures", "images"),
-        *("malloc", "objective", "scatter", "shards", "sources", "storage", "stores"),
+        *("malloc", "objective", "pixels", "scatter", "shards", "sources", "storage", "stores"),
     },
     {
         *("checkpoint", "cutting", "fitting", "growth", "patches", "persistence", "preprocessing"),
