@@ -69,7 +69,8 @@ def feature_map(
     patch_shape : tuple of int or None
         Shape of a patch, if `sae` was fitted to flat samples that are not squares.
     dims : sequence of str or int, or None
-        The dimensions in space, as for `extract_patches`.
+        The dimensions in space, as for `extract_patches`; if None, those of the patches, if the
+        image has them.
     channel_dim : str, int or None
         The dimension of channels.
     level : int
@@ -398,8 +399,12 @@ def _images(
 ) -> tuple[Images, tuple[int, ...]]:
     """Open what is to be mapped; return the size of a patch in space as well."""
     shape, with_channels = model.patch(patch_shape)
+    array = open_image(image, level=level)
+    names = [dim for dim in model.sae.sample_dims_ or () if dim != CHANNEL]
+    if dims is None and len(names) == len(shape) - bool(with_channels):
+        dims = names if set(names) <= set(array.dims) else None
     images = images_in(
-        open_image(image, level=level),
+        array,
         shape,
         dims=dims,
         channel_dim=channel_dim,

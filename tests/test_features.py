@@ -154,8 +154,10 @@ def test_a_map_lies_on_its_image():
         },
     )
     sae = fitted((4, 4))
-    same = feature_map(sae, image, dims=("lat", "lon"))
+    same = feature_map(sae, image)
     assert same.dims == ("lat", "lon", "feature")
+    turned = feature_map(fitted((4, 4), dims=("lat", "lon")), image.transpose("lon", "lat"))
+    assert (turned.values == same.values).all()
     assert same.lat.attrs == {"units": "degrees_north"}
     assert set(same.coords) == {"lat", "lon", "land", "time"}
     xr.testing.assert_equal(
