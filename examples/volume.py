@@ -54,13 +54,7 @@ patches
 # short pieces of fibres: spots that stay or wander from slice to slice, or bars that lie in a few.
 
 sae = StackedAutoEncoder(
-    (36,),
-    output_activation="identity",
-    alpha=3e-3,
-    sparsity_target=0.1,
-    max_iter=100,
-    tol=0,
-    random_state=0,
+    (36,), alpha=3e-3, sparsity_target=0.1, max_iter=100, tol=0, random_state=0
 )
 sae.fit(patches)
 display = FilterDisplay.from_estimator(sae, units=range(16))
