@@ -57,7 +57,7 @@ def extract_patches(
           as `dims` and `channel_dim` say; along any others, such as "time", images follow each
           other. Without names, the last axis holds channels if it is no longer than 4, or as long
           as the last of three or four patch sizes;
-        - a Dataset, whose variables become channels;
+        - a Dataset, whose variables become channels, in alphabetical order;
         - what `open_image` opens: Zarr arrays, groups, stores and URLs, OME-Zarr, TIFF files (of
           both only the chunks and tiles that are needed are read) and other image files;
         - a glob pattern such as ``"photos/**/*.png"``;

@@ -43,8 +43,8 @@ def open_image(source: Any, *, level: int = 0) -> xr.DataArray:
         - a zarr.Array;
         - the path of a TIFF file, of which only the tiles that are needed are read, or of any other
           image file that scikit-image can read;
-        - a DataArray, or a Dataset, whose variables with the most dimensions become channels (in
-          alphabetical order, if they come from a store);
+        - a DataArray, or a Dataset, whose variables with the most dimensions become channels, in
+          alphabetical order;
         - an ndarray or a Dask array.
     level : int
         Of a pyramid (OME-Zarr, TIFF): 0 is the one with the most pixels.
@@ -139,7 +139,8 @@ def _stacked(dataset: xr.Dataset, name: str) -> xr.DataArray:
     A grid mapping, say, has no dimensions at all.
     """
     most = max((variable.ndim for variable in dataset.data_vars.values()), default=0)
-    chosen = [key for key, variable in dataset.data_vars.items() if variable.ndim == most]
+    # Sorted, for stores have no order: a dataset should be the same image before and after.
+    chosen = sorted((k for k, each in dataset.data_vars.items() if each.ndim == most), key=str)
     if most < 2:
         raise ArgumentError(
             name, list(dataset.data_vars), "are variables of no image", "pass a DataArray"
@@ -188,7 +189,7 @@ def _open_group(group: zarr.Group, level: int) -> xr.DataArray:
             return _stored(array)
         if arrays:
             dataset = xr.open_zarr(group.store, group=group.path or None, consolidated=False)
-            return _stacked(dataset[sorted(map(str, dataset))], shown(group.store))
+            return _stacked(dataset, shown(group.store))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ArgumentError):
             raise

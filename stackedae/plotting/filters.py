@@ -247,8 +247,12 @@ class FilterDisplay:
         FilterDisplay
             Itself.
         """
-        ax = axes_or_new(ax, (5, 5))
-        self.im_ = show_picture(ax, self.montage())
+        picture = self.montage()
+        height, width = picture.shape[:2]
+        longest = 5.0 if max(height, width) < 1.5 * min(height, width) else 8.0
+        size = (longest * width / max(height, width), longest * height / max(height, width))
+        ax = axes_or_new(ax, size)
+        self.im_ = show_picture(ax, picture)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
