@@ -25,7 +25,7 @@ from stackedae.layout import Array
 from stackedae.persistence import KIND, load_model, save_model
 from stackedae.progress import Progress, Record
 from stackedae.report import Report, make_report
-from stackedae.samples import check_samples, masks, named_dims
+from stackedae.samples import check_samples, masks, named_dims, names_of_channels
 from stackedae.solvers import Status
 from stackedae.stores import StoreLike, shown
 from stackedae.training import (
@@ -148,6 +148,9 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Shape of one sample, as `fit` saw it.
     sample_dims_ : tuple of str, or None
         Names of the dimensions of one sample, if `fit` saw any.
+    channel_names_ : tuple of str, or None
+        Names of the channels, the last dimension, if `fit` saw any: maps of images with the same
+        names put them in this order.
     n_features_in_ : int
         Entries of one sample.
     feature_names_in_ : ndarray of str
@@ -264,6 +267,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         X = check_samples(self, X, reset=True)
         self.sample_shape_ = tuple(X.shape[1:])
         self.sample_dims_ = tuple(map(str, X.dims[1:])) if isinstance(X, xr.DataArray) else None
+        self.channel_names_ = names_of_channels(X)
         fit_stack(
             X,
             layer_settings,
@@ -437,6 +441,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             "feature_names_in": _plain(getattr(self, "feature_names_in_", None)),
             "sample_shape": list(self.sample_shape_),
             "sample_dims": _plain(self.sample_dims_),
+            "channel_names": _plain(self.channel_names_),
             "info": self.info,
         }
         save_model(path, self.layers_, self.history_, document, overwrite=overwrite)
@@ -509,10 +514,9 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             if not n_features == document["n_features_in"] == math.prod(shape):
                 raise ValueError(f"samples of shape {shape} do not fit its first layer")
             model.n_features_in_, model.sample_shape_ = n_features, shape
-            dims = document.get("sample_dims")  # models of version 0.1 had none
-            model.sample_dims_ = None if dims is None else tuple(plain(str, dim) for dim in dims)
-            if dims is not None and len(dims) != len(shape):
-                raise ValueError("it has names for other dimensions")
+            # Older models have neither.
+            model.sample_dims_ = _names(document.get("sample_dims"), len(shape))
+            model.channel_names_ = _names(document.get("channel_names"), shape[-1])
             names, model._info = document["feature_names_in"], dict(document["info"])
             if names is not None:
                 names = np.array([plain(str, name) for name in names], dtype=object)
@@ -703,6 +707,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return value if isinstance(value, (str, int, float, bool)) else None
+
+
+def _names(values: Any, n: int) -> tuple[str, ...] | None:
+    """Return so many names, of which JSON said these, or None."""
+    if values is None:
+        return None
+    if not isinstance(values, list) or len(values) != n:
+        raise ValueError(f"{values!r:.60} are not {n} names")
+    return tuple(plain(str, name) for name in values)
 
 
 def _from_plain(value: Any) -> Any:

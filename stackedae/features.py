@@ -419,7 +419,7 @@ def _images(
             f"has {(*images.channels, 1)[0]} channels, and patches have the shape {shape}",
             "pass an image like those that patches were taken from, or say channel_dim=",
         )
-    return images, shape[:n_space]
+    return images.with_channels(model.sae.channel_names_, "image"), shape[:n_space]
 
 
 def _plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,9 @@ from stackedae.storage import reader_behind
 MAX_CHANNELS = 4
 """A last axis no longer than this holds the channels of one image (grey+alpha, RGB, RGBA)."""
 
-CHANNEL = "channel"
+CHANNEL, CHANNELS = "channel", "channels"
+"""What the axis of channels of patches is called, and the attribute with their names."""
+
 SPACE = ("z", "y", "x")
 """What axes are called where they have no names."""
 
@@ -78,6 +80,34 @@ class Images:
     def channels(self) -> tuple[int, ...]:
         """The number of channels, if there is an axis of them."""
         return () if self.channel is None else (self.array.shape[self.channel],)
+
+    @property
+    def channel_names(self) -> tuple[str, ...] | None:
+        """The names of the channels, if they have any."""
+        if self.channel is None or self.array.dims[self.channel] not in self.array.coords:
+            return None
+        return tuple(map(str, self.array[self.array.dims[self.channel]].values))
+
+    def with_channels(self, names: Sequence[str] | None, argument: str) -> Images:
+        """Return the same images with channels in this order, if both have names.
+
+        Raises
+        ------
+        ArgumentError
+            If they have other channels.
+        """
+        found = self.channel_names
+        if names is None or found is None or tuple(names) == found or self.channel is None:
+            return self
+        if sorted(names) != sorted(found):
+            raise ArgumentError(
+                f"{argument}.{self.array.dims[self.channel]}",
+                found,
+                f"are not the channels {tuple(names)} of the first image, or of the patches",
+                "rename or select them, or drop their names",
+            )
+        order = {self.array.dims[self.channel]: [found.index(name) for name in names]}
+        return replace(self, array=self.array.isel(order))
 
     @property
     def dtype(self) -> np.dtype[Any]:

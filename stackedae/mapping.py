@@ -283,9 +283,9 @@ class MapPlan:
         coords: dict[Any, Any] = dict(zip(images.dims, labels, strict=True))
         coords |= {key: each for key, each in there.coords.items() if set(each.dims) <= set(dims)}
         if images.channel is not None and CHANNEL in last:
-            of_channels = image.coords.get(image.dims[images.channel])
-            if of_channels is not None:
-                coords[CHANNEL] = (CHANNEL, of_channels.values)
+            of_channels = image.dims[images.channel]
+            if of_channels in image.coords:
+                coords[CHANNEL] = (CHANNEL, image[of_channels].values)
         attrs = {
             "created_by": f"stackedae {__version__}",
             "patch_shape": list(self.window),

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 import stackedae._version as version
 from stackedae.cutting import KIND, PatchPlan
 from stackedae.errors import ArgumentError
-from stackedae.images import Dims, Images, as_sizes, images_in, is_size, without_missing
+from stackedae.images import CHANNELS, Dims, Images, as_sizes, images_in, is_size, without_missing
 from stackedae.memory import rows_per_chunk
 from stackedae.sampling import VARIANCE, Sampling, choose_positions
 from stackedae.sources import open_images
@@ -254,6 +254,7 @@ def plan_patches(
     weighing = weights if named else _beside("weights", weights, sources)
     sampling = Sampling(n_patches, stride is not None, min_valid, weighing, max_per_image)
     numbers = choose_positions(sampling, sources, grid, np.random.default_rng(rng))
+    channels = sources[0].channel_names
     row_bytes = math.prod((*sizes[:n_space], *sources[0].channels)) * patch_dtype.itemsize
     return PatchPlan(
         sources=sources,
@@ -269,7 +270,7 @@ def plan_patches(
             if stride is None and n_patches is not None
             else list(grid.stride),
             **_conditions(weights, mask, nodata, min_valid, max_per_image),
-            **_names_of_channels(sources[0]),
+            **({CHANNELS: list(channels)} if channels else {}),
             "seed": int(rng) if isinstance(rng, (int, np.integer)) else "not given as a number",
         },
     )
@@ -286,6 +287,7 @@ def _open_sources(
         name = "images" if single else f"images[{index}]"
         each = images_in(array, sizes, dims=dims, channel_dim=channel_dim, name=name)
         sources.append(each)
+        sources[-1] = each = each.with_channels(sources[0].channel_names, name)
         if (each.channels, len(each.space)) != (sources[0].channels, len(sources[0].space)):
             raise ArgumentError(
                 f"{name}.shape",
@@ -358,14 +360,6 @@ def _conditions(
         "max_per_image": max_per_image,
     }
     return {name: value for name, value in said.items() if value is not None}
-
-
-def _names_of_channels(images: Images) -> dict[str, Any]:
-    if images.channel is None:
-        return {}
-    dim = images.array.dims[images.channel]
-    labels = images.array.coords.get(dim)
-    return {} if labels is None else {"channels": [str(label) for label in labels.values]}
 
 
 def _check_numbers(n_patches: Any, min_valid: Any, max_per_image: Any, chunks: Any) -> None:

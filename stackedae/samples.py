@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import xarray as xr
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from stackedae.containers import Container, as_array, is_lazy_or_labelled, n_columns
 from stackedae.errors import ArgumentError, DataError
+from stackedae.images import CHANNEL, CHANNELS
 from stackedae.layers import Layer
 from stackedae.layout import Array
 from stackedae.progress import Record
@@ -37,6 +39,10 @@ class FittedStack(Protocol):
     @property
     def sample_dims_(self) -> tuple[str, ...] | None:
         """Names of the dimensions of a sample, if fit saw any."""
+
+    @property
+    def channel_names_(self) -> tuple[str, ...] | None:
+        """Names of the channels, if fit saw any."""
 
     @property
     def n_features_in_(self) -> int:
@@ -101,6 +107,14 @@ def row_function(transformer: Any) -> Callable[[Array], Array]:
     own = getattr(transformer, "_row_function", None)
     function: Callable[[Array], Array] = transformer.transform if own is None else own()
     return function
+
+
+def names_of_channels(X: Container) -> tuple[str, ...] | None:
+    """Return the names of the channels of patches, if they have any: of a DataArray only."""
+    if not isinstance(X, xr.DataArray) or X.dims[-1] != CHANNEL:
+        return None
+    labels = X.coords[CHANNEL].values if CHANNEL in X.coords else X.attrs.get(CHANNELS, ())
+    return tuple(map(str, labels)) if len(labels) == X.shape[-1] else None
 
 
 def named_dims(

@@ -499,6 +499,9 @@ OF_A_MODEL = {
     "a negative sample": (lambda v: v.update(sample_shape=[-2, -3]), "-2 should be int"),
     "names too few": (lambda v: v.update(feature_names_in=["a"]), "names for other features"),
     "names of lists": (lambda v: v.update(feature_names_in=[["a"]] * 6), "should be str"),
+    "too many channels": (lambda v: v.update(channel_names=["a"] * 7), "are not . names"),
+    "dimensions in a word": (lambda v: v.update(sample_dims="yx"), "'yx' are not . names"),
+    "dimensions of lists": (lambda v: v.update(channel_names=[["a"]] * 6), "names|should be str"),
     "info in a number": (lambda v: v.update(info=3), "TypeError"),
 }
 

@@ -192,6 +192,31 @@ def test_channels_by_position():
         feature_map(fitted((4, 4)), xr.DataArray(COLOUR, dims=("y", "x", "channel")))
 
 
+def test_channels_are_known_by_their_names(tmp_path):
+    image = xr.DataArray(COLOUR, dims=("y", "x", "band"), coords={"band": ["r", "g", "b"]})
+    turned = image.sel(band=["b", "r", "g"])
+    patches = extract_patches(image, (4, 4), 100, rng=0)
+    normalized = ContrastNormalizer().fit_transform(patches)
+    sae = StackedAutoEncoder(3, max_iter=2, tol=0, random_state=0).fit(normalized)
+    assert sae.channel_names_ == ("r", "g", "b")
+    sae.save(tmp_path / "model.zarr")
+    for model in (sae, StackedAutoEncoder.load(tmp_path / "model.zarr")):
+        for other in (turned, turned.chunk(7), turned.astype("float32")):
+            expected = feature_map(model, image.astype(other.dtype))
+            assert (feature_map(model, other).values == expected.values).all()
+        with pytest.raises(
+            ArgumentError, match=r"image.band=\('r', 'g', 'x'\) are not the channels"
+        ):
+            feature_map(model, image.assign_coords(band=["r", "g", "x"]))
+        feature_map(model, COLOUR).compute()  # without names, their order is trusted
+    both = extract_patches([image, turned], (4, 4), 100, rng=0)
+    second = both[both.image == 1][0]
+    y0, x0 = int(second.y0), int(second.x0)
+    assert (second.values == COLOUR[y0 : y0 + 4, x0 : x0 + 4].astype("float32")).all()
+    with pytest.raises(ArgumentError, match=r"images\[1\].band=\('a', 'b', 'c'\) are not"):
+        extract_patches([image, image.assign_coords(band=list("abc"))], (4, 4), 100)
+
+
 def test_names_of_channels_stay_with_a_reconstruction():
     image = xr.DataArray(COLOUR, dims=("y", "x", "band"), coords={"band": ["r", "g", "b"]})
     found = reconstruct_image(fitted((4, 4, 3)), image)
