@@ -51,7 +51,16 @@ myst_heading_anchors = 3
 html_theme = "pydata_sphinx_theme"
 html_title = f"stackedae {version}"
 html_show_sourcelink = False
-html_sidebars = {page: [] for page in ("index", "install", "quickstart", "method", "architecture")}
+_WITHOUT_SECTIONS = (
+    "index",
+    "install",
+    "quickstart",
+    "images",
+    "method",
+    "reliability",
+    "performance",
+)
+html_sidebars = {page: [] for page in (*_WITHOUT_SECTIONS, "architecture")}
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,
