@@ -159,7 +159,7 @@ def size_of(store: Path) -> int:
 
 def name_of(workers: int) -> str:
     """Say where tasks run."""
-    return f"{workers} workers" if workers else "threads"
+    return f"{workers} worker{'s' if workers > 1 else ''}" if workers else "threads"
 
 
 def check(features: object, out: Path) -> None:
