@@ -149,11 +149,6 @@ class Images:
         chunks = [(n,) for n in self.array.shape] if self.here else data.chunks
         return tuple(np.cumsum((0, *chunks[axis])) for axis in axes)
 
-    @property
-    def whole(self) -> Box:
-        """The box of all pixels."""
-        return tuple(slice(0, n) for n in self.shape[: self.n_leading + len(self.space)])
-
     def part(self, box: Box) -> Any:
         """Return the pixels of a box, for a task: an ndarray, or what `pixels_of` or Dask reads."""
         index = [slice(None)] * self.array.ndim

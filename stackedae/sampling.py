@@ -21,7 +21,7 @@ VARIANCE = "variance"
 _TILE_POSITIONS = 2**20
 """Of a tile that is weighed at a time: fixed, for each has random numbers of its own."""
 
-_TILES_AT_A_TIME = 64
+_TILES_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,20 @@ def _weighted(
     which order positions are looked at.
     """
     seed = int(rng.integers(2**63))
-    keys, numbers = np.empty(0), np.empty(0, int)
+    keys, numbers, below = np.empty(0), np.empty(0, int), np.inf
     tiles = _tiles_of(sources, grid, sampling.weights, seed)
     limit = grid.n_positions if sampling.n_patches is None else sampling.n_patches
     while batch := list(islice(tiles, _TILES_AT_A_TIME)):
-        for tile, (tile_keys, places) in zip(batch, _race(batch, sampling, grid), strict=True):
-            keys = np.concatenate((keys, tile_keys))
-            numbers = np.concatenate((numbers, tile.numbers_of(places, grid)))
+        raced = _race(batch, sampling, grid, below)
+        found = [
+            tile.numbers_of(places, grid) for tile, (_, places) in zip(batch, raced, strict=True)
+        ]
+        keys = np.concatenate((keys, *(of_tile for of_tile, _ in raced)))
+        numbers = np.concatenate((numbers, *found))
         if sampling.max_per_image is None and len(keys) > limit:
             best = np.argpartition(keys, limit - 1)[:limit]
             keys, numbers = keys[best], numbers[best]
+            below = float(keys.max())
     order = np.lexsort((numbers, keys))
     chosen = _first(_capped(numbers[order], sampling.max_per_image, grid), sampling.n_patches)
     if not len(chosen):
@@ -226,9 +230,9 @@ def _cut_evenly(sizes: tuple[int, ...], n_space: int) -> Iterator[tuple[slice, .
 
 
 def _race(
-    tiles: Sequence[_Tile], sampling: Sampling, grid: PatchGrid
+    tiles: Sequence[_Tile], sampling: Sampling, grid: PatchGrid, below: float
 ) -> Sequence[tuple[NDArray[np.float64], Integers]]:
-    """Return the keys of the positions of every tile, and which of its positions have one."""
+    """Return the keys, as far as they are below a bound, of the positions of every tile."""
     by_variance = isinstance(sampling.weights, str)
     looks = sampling.min_valid is not None or by_variance
     rule = _Rule(grid.patch_shape, grid.stride, sampling.min_valid, by_variance)
@@ -239,7 +243,7 @@ def _race(
         parts = [images and images.part(_fitted(tile.box(grid), images)) for images in needed]
         here = here and all(images is None or images.here for images in needed)
         shape = tuple(each.stop - each.start for each in tile.positions)
-        calls.append((rule, *parts, shape, tile.seed, keep))
+        calls.append((rule, *parts, shape, tile.seed, keep, below))
     if here:
         return run_here(_keys_of, calls)
     return OnCluster().compute(*(task("stackedae-weigh", _keys_of, *call) for call in calls))
@@ -247,7 +251,7 @@ def _race(
 
 def _fitted(box: Box, images: Images) -> Box:
     """Return a box without the leading axes that images do not have."""
-    return box[len(box) - len(images.whole) :]
+    return box[len(box) - images.n_leading - len(images.space) :]
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,7 @@ def _keys_of(
     shape: tuple[int, ...],
     seed: tuple[int, ...],
     keep: int | None,
+    below: float,
 ) -> tuple[NDArray[np.float64], Integers]:
     """Return the keys of positions that may be taken, and which they are."""
     weight = np.ones(shape)
@@ -296,6 +301,8 @@ def _keys_of(
     keys = np.random.default_rng(seed).standard_exponential(weight.size)
     places = np.flatnonzero(weight > 0)
     keys = keys[places] / weight.ravel()[places]
+    promising = keys <= below
+    keys, places = keys[promising], places[promising]
     if keep is not None and keep < len(keys):
         best = np.argpartition(keys, keep - 1)[:keep]
         keys, places = keys[best], places[best]
