@@ -34,13 +34,13 @@ class Scattered:
     def __init__(self, row_shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> None:
         self.row_shape, self.dtype, self.folder = row_shape, dtype, folder
         self.waiting: list[tuple[Integers, NDArray[Any]]] = []
-        self.waiting_bytes = 0
+        self.waiting_bytes, self.sorted = 0, True
         self.files: list[tuple[Integers, Path]] = []
 
     def add(self, numbers: Integers, rows: NDArray[Any]) -> None:
         """Take rows, or parts of them; the same number may come again, here and later."""
         self.waiting.append((numbers, rows))
-        self.waiting_bytes += rows.nbytes
+        self.waiting_bytes, self.sorted = self.waiting_bytes + rows.nbytes, False
         if 2 * self.waiting_bytes >= memory.BUFFER_BYTES:
             self._write_down()
 
@@ -56,7 +56,7 @@ class Scattered:
 
     def _sort(self) -> None:
         """Make one of what waits, in the order of its numbers."""
-        if not self.waiting:
+        if self.sorted:
             return
         numbers = np.concatenate([numbers for numbers, _ in self.waiting])
         order = np.argsort(numbers, kind="stable")
@@ -65,7 +65,7 @@ class Scattered:
         for some, values in self.waiting:
             rows[place[begin : begin + len(some)]] = values
             begin += len(some)
-        self.waiting = [(numbers[order], rows)]
+        self.waiting, self.sorted = [(numbers[order], rows)], True
 
     def _write_down(self) -> None:
         self._sort()
