@@ -11,7 +11,7 @@ PACKAGE = Path(stackedae.__file__).parent
 
 FLOORS = [
     {"arrays", "errors", "evaluation", "layout", "_version"},
-    {"contrast", "costs", "layers", "memory", "moments", "solvers", "windows"},
+    {"contrast", "costs", "labelled", "layers", "memory", "moments", "noise", "solvers", "windows"},
     {
         *("blas", "cluster", "containers", "contexts", "documents", "failures", "images"),
         *("malloc", "objective", "pixels", "scatter", "shards", "sources", "storage", "stores"),
