@@ -24,5 +24,7 @@ from .preprocessing import ContrastNormalizer as ContrastNormalizer
 from .report import Report as Report
 from .sources import open_image as open_image
 from .spectrum import whiten_image as whiten_image
+from .supervised import StackedAutoEncoderClassifier as StackedAutoEncoderClassifier
+from .supervised import StackedAutoEncoderRegressor as StackedAutoEncoderRegressor
 from .whitening import PCAWhitener as PCAWhitener
 from .whitening import ZCAWhitener as ZCAWhitener

@@ -33,20 +33,20 @@ from stackedae.documents import (
     write_document,
 )
 from stackedae.errors import ArgumentError, CheckpointError, StoreError
-from stackedae.evaluation import Evaluation
+from stackedae.evaluation import Cost, Evaluation
+from stackedae.layers import Layer
 from stackedae.objective import Visits
 from stackedae.persistence import (
+    AnyCost,
+    Learned,
     Named,
     cost_as_values,
     fill_as_array,
-    history_as_array,
-    layers_as_arrays,
-    layers_as_values,
+    learned_as_document,
     take_cost,
-    take_history,
-    take_layers,
+    take_learned,
 )
-from stackedae.progress import STAGES, Progress, Stage
+from stackedae.progress import STAGES, Best, Progress, Stage
 from stackedae.solvers import SolverState, Status
 from stackedae.solvers.state import Pair
 from stackedae.stores import (
@@ -266,57 +266,76 @@ def _interval(every: Any) -> tuple[int | None, float]:
 
 def _written(progress: Progress) -> tuple[dict[str, Any], Named]:
     """Return progress as JSON values and arrays."""
-    columns, history = history_as_array(progress.history)
+    learned = Learned(progress.layers, progress.head, progress.tuned, progress.history)
+    of_learned, arrays = learned_as_document(learned)
     values = {
         "seed": progress.seed,
         "data": dict(progress.data),
         "runs": list(progress.runs),
-        **layers_as_values(progress.layers),
-        **columns,
+        **of_learned,
         "now": None,
     }
-    arrays = {**layers_as_arrays(progress.layers), "history": history}
     if progress.cost is not None and progress.stage is not None and progress.state is not None:
-        state, of_state = _written_state(progress.state)
+        state, of_state = _written_state(progress.state, "state")
         values["now"] = {
             "cost": cost_as_values(progress.cost),
             "stage": asdict(progress.stage),
             "visits": asdict(progress.visits),
             "state": state,
+            "best": None,
         }
         arrays |= of_state | fill_as_array(progress.cost, "now")
+        if progress.best is not None:
+            best = progress.best
+            state, of_state = _written_state(best.state, "best")
+            values["now"]["best"] = {"loss": best.loss, "n_worse": best.n_worse, "state": state}
+            arrays |= of_state
     return values, arrays
 
 
 def _taken(document: Document) -> tuple[dict[str, Any], Progress]:
     """Return the settings and the progress that a document holds."""
     with refusing_nonsense(document.store, KIND):
-        values, layers = document.values, take_layers(document)
+        values = document.values
         settings, now = dict(values["settings"]), values["now"]
-        costs = [layer.cost for layer in layers]
-        if now is not None:
-            costs.append(take_cost(document, "now", now["cost"]))
+        learned = take_learned(document, n_begun=now is not None)
         progress = Progress(
             seed=plain(int, values["seed"]),
             data=dict(values["data"]),
             runs=tuple(map(dict, values["runs"])),
-            layers=tuple(layers),
-            history=take_history(document, len(costs)),
+            layers=tuple(learned.layers),
+            head=learned.head,
+            tuned=learned.tuned,
+            history=learned.history,
         )
+        costs: list[Cost] = [layer.cost for layer in learned.layers]
         if now is not None:
+            cost = take_cost(document, "now", now["cost"])
             progress = replace(
                 progress,
                 visits=made_of(Visits, now["visits"]),
-                cost=costs[-1],
+                cost=cost,
                 stage=_taken_stage(**now["stage"]),
-                state=_taken_state(document, costs[-1], now["state"]),
+                state=_taken_state(document, "state", cost, now["state"]),
+                best=None if now["best"] is None else _taken_best(document, cost, **now["best"]),
             )
+            _compare_with_layers(cost, learned.layers)
+            costs += [cost] if isinstance(cost, AutoEncoderCost) else []
         document.refuse_others()
         _compare_sizes(costs, progress.data, settings["hidden_layer_sizes"])
         return settings, progress
 
 
-def _compare_sizes(costs: Sequence[AutoEncoderCost], data: Mapping[str, Any], hidden: Any) -> None:
+def _compare_with_layers(cost: AnyCost, layers: Sequence[Layer]) -> None:
+    """Raise a `ValueError` if what is being minimised is not of these layers."""
+    if isinstance(cost, AutoEncoderCost):
+        return
+    widths = (*(layer.cost.n_features for layer in layers[:1]), *(e.cost.n_hidden for e in layers))
+    if cost.layer_sizes not in (widths, widths[-1:]):
+        raise ValueError("what is being minimised does not fit the layers")
+
+
+def _compare_sizes(costs: Sequence[Cost], data: Mapping[str, Any], hidden: Any) -> None:
     """Raise a `ValueError` if layers do not fit on the data, on each other, and what is asked."""
     sizes = [data["n_features"] if costs else 0, *(cost.n_hidden for cost in costs)]
     asked = sizes[1:] if hidden is None else np.ravel(hidden).tolist()  # None: JSON could not say
@@ -341,7 +360,7 @@ _NUMBERS: dict[str, Any] = {
 }
 
 
-def _written_state(state: SolverState) -> tuple[dict[str, Any], Named]:
+def _written_state(state: SolverState, path: str) -> tuple[dict[str, Any], Named]:
     evaluation = state.evaluation
     assert evaluation is not None
     values = {
@@ -361,29 +380,37 @@ def _written_state(state: SolverState) -> tuple[dict[str, Any], Named]:
         for name in ("s", "y")
     }
     arrays: Named = {
-        "state/params": (state.params, ("parameter",)),
-        "state/gradient": (evaluation.gradient, ("parameter",)),
-        **{f"state/{name}": (array, ("pair", "parameter")) for name, array in pairs.items()},
-        **{f"state/mean/{k}": (v, ("hidden",)) for k, v in evaluation.means.items()},
+        f"{path}/params": (state.params, ("parameter",)),
+        f"{path}/gradient": (evaluation.gradient, ("parameter",)),
+        **{f"{path}/{name}": (array, ("pair", "parameter")) for name, array in pairs.items()},
+        **{f"{path}/mean/{k}": (v, ("hidden",)) for k, v in evaluation.means.items()},
     }
     return values, arrays
 
 
+def _taken_best(
+    document: Document, cost: AnyCost, loss: float, n_worse: int, state: Mapping[str, Any]
+) -> Best:
+    best = _taken_state(document, "best", cost, state)
+    return Best(best, plain(float, loss), plain(int, n_worse))
+
+
 def _taken_state(
-    document: Document, cost: AutoEncoderCost, values: Mapping[str, Any]
+    document: Document, path: str, cost: AnyCost, values: Mapping[str, Any]
 ) -> SolverState:
+    n_units = cost.n_hidden if isinstance(cost, AutoEncoderCost) else sum(cost.layer_sizes[1:])
     size, curvatures = cost.layout.size, values["curvatures"]
-    s, y = (document.take(f"state/{name}", (len(curvatures), size)) for name in ("s", "y"))
+    s, y = (document.take(f"{path}/{name}", (len(curvatures), size)) for name in ("s", "y"))
     evaluation = Evaluation(
         cost=plain(float, values["cost"]),
-        gradient=document.take("state/gradient", (size,)),
+        gradient=document.take(f"{path}/gradient", (size,)),
         terms={name: plain(float, term) for name, term in values["terms"].items()},
-        means={k: document.take(f"state/mean/{k}", (cost.n_hidden,)) for k in values["means"]},
+        means={k: document.take(f"{path}/mean/{k}", (n_units,)) for k in values["means"]},
         n_rows=plain(int, values["n_rows"]),
         gradient_variance=plain(float, values["gradient_variance"]),
     )
     return SolverState(
-        params=document.take("state/params", (size,)),
+        params=document.take(f"{path}/params", (size,)),
         evaluation=evaluation,
         costs=tuple(plain(float, each) for each in values["costs"]),
         pairs=tuple(

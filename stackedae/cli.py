@@ -33,6 +33,7 @@ from stackedae.features import (
 )
 from stackedae.mapping import MODES
 from stackedae.memory import rows_per_portion
+from stackedae.minimisation import BATCHING, DTYPES, SOLVERS
 from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import FilterDisplay
 from stackedae.preprocessing import ContrastNormalizer
@@ -41,7 +42,6 @@ from stackedae.samples import MISSING
 from stackedae.sources import open_image
 from stackedae.storage import new_samples, open_samples
 from stackedae.stores import exists, kind_of, refuse_existing
-from stackedae.training import BATCHING, DTYPES, SOLVERS
 
 _ZOOM = 12
 

@@ -12,11 +12,12 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import zarr
@@ -119,10 +120,17 @@ def made_of(what: Callable[..., T], values: Mapping[str, Any], **others: Any) ->
 
 
 def plain(kind: Any, value: Any) -> Any:
-    """Return a str, a float or an int of JSON; raise a `ValueError` if it is of another kind.
+    """Return what JSON says; raise a `ValueError` if it is of another kind.
 
-    Floats must be finite, and integers must be counts.
+    Floats must be finite, and integers must be counts. A kind may be a tuple of one of these, a
+    dataclass of them, or a choice of several.
     """
+    if get_origin(kind) is UnionType:
+        return _of_one_kind(get_args(kind), value)
+    if get_origin(kind) is tuple and type(value) is list:
+        return tuple(plain(get_args(kind)[0], each) for each in value)
+    if is_dataclass(kind) and type(value) is dict:
+        return made_of(kind, value)  # type: ignore[arg-type]
     if kind is float and type(value) is int:
         value = float(value)
     if (
@@ -130,8 +138,15 @@ def plain(kind: Any, value: Any) -> Any:
         or (kind is float and not math.isfinite(value))
         or (kind is int and not 0 <= value < 2**63)
     ):
-        raise ValueError(f"{value!r:.60} should be {kind.__name__}")
+        raise ValueError(f"{value!r:.60} should be {getattr(kind, '__name__', kind)}")
     return value
+
+
+def _of_one_kind(kinds: Sequence[Any], value: Any) -> Any:
+    for kind in kinds:
+        with suppress(ValueError):
+            return plain(kind, value)
+    raise ValueError(f"{value!r:.60} should be of one of {len(kinds)} kinds")
 
 
 def write_document(

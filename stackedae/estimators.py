@@ -1,49 +1,22 @@
-"""The estimator that users see."""
+"""Features without labels: the estimator that users see first."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import numpy as np
-import xarray as xr
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from stackedae._version import __version__
-from stackedae.checkpoint import Checkpoint
-from stackedae.containers import Container, map_samples
-from stackedae.documents import plain, refusing_nonsense
-from stackedae.errors import ArgumentError, DataError
-from stackedae.fitting import fit_stack
-from stackedae.layers import Stack
-from stackedae.layout import Array
-from stackedae.persistence import KIND, load_model, save_model
-from stackedae.progress import Progress, Record
+from stackedae.base import BaseStack
+from stackedae.containers import Container
+from stackedae.errors import DataError
+from stackedae.progress import Record
 from stackedae.report import Report, make_report
-from stackedae.samples import check_samples, masks, named_dims, names_of_channels
-from stackedae.solvers import Status
-from stackedae.stores import StoreLike, shown
-from stackedae.training import (
-    BATCHING,
-    DTYPES,
-    SOLVERS,
-    LayerSettings,
-    TrainingSettings,
-)
-
-_WEIGHTS = ("alpha", "sparsity_target", "sparsity_weight")
-_OF_THE_RUN = {"checkpoint", "checkpoint_every", "verbose"}
-"""Parameters that results do not depend on."""
-
-_PER_LAYER = ("activation", "output_activation", *_WEIGHTS)
+from stackedae.samples import check_samples, named_dims
+from stackedae.stores import StoreLike
 
 
-class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class StackedAutoEncoder(BaseStack):
     r"""Learn features of samples without labels, by a stack of sparse auto-encoders.
 
     Each layer learns to reconstruct its input through hidden units of which few are active at a
@@ -77,6 +50,18 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         ρ, the mean activation wanted of every hidden unit. For "tanh", of (1 + a)/2.
     sparsity_weight : float, default=3.0
         β; 0 for no sparsity term.
+    corruption : float, (str, float) or a list of these, default=0.0
+        Noise in the input of each layer, which it learns to undo: the share of entries that are
+        set to 0, or ``("gaussian", σ)`` for normal noise of standard deviation σ that is added. It
+        depends on `random_state`, the number of the sample and the layer alone, so that what is
+        minimised does not change. `transform` and all that reconstructs see samples as they are.
+    tied : bool, default=False
+        Whether decoders are encoders transposed, W2 = W1ᵀ.
+    fine_tune : bool, default=False
+        Whether all layers are trained together in the end, from the data through all encoders and
+        decoders and back to the data; without sparsity term.
+    fine_tune_alpha : float or None, default=None
+        Weight decay then; that of the first layer if None.
     solver : {"lbfgs", "gd"}, default="lbfgs"
         L-BFGS, preconditioned by the covariance of the layer's input; or plain gradient descent.
     batching : {"progressive", "full"}, default="progressive"
@@ -94,6 +79,14 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     tol : float, default=1e-6
         Stop when the relative decrease of the cost over ten iterations and the largest entry of the
         gradient, relative to max(1, \|cost\|), are both at most this; 0 runs to `max_iter`.
+    validation : float, default=0.0
+        Share of the samples that is held out: whole chunks of them, drawn at random, or of few
+        chunks a share of each. After every iteration over all others (not on random samples), they
+        are looked at: training stops where they have cost no less for `n_iter_no_change`
+        iterations, and in any case keeps the parameters by which they cost least. `history_` has
+        what they cost, but for decay, as "validation".
+    n_iter_no_change : int, default=10
+        See `validation`.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the arithmetic, of the parameters and of the features. Sums over samples are in
         float64 either way.
@@ -108,8 +101,11 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     checkpoint_every : int or str, default="30s"
         How often: a number of iterations, or a time, and then at most so often that writing takes a
         hundredth of it. Also at the end of each layer, and when an error or Ctrl-C ends training.
+    warm_start : bool, default=False
+        Whether `fit` begins with what was learned before, layer by layer as far as sizes agree,
+        and not at random.
     random_state : int, RandomState instance or None, default=None
-        Source of the first parameters, and of samples.
+        Source of the first parameters, of samples, and of noise.
     verbose : int, default=0
         1 prints every tenth iteration, 2 every one.
 
@@ -128,8 +124,11 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Output activation of the first layer, the one that reconstructs the data.
     mean_activations_ : list of ndarray of shape (n_hidden,)
         Mean activation of each unit, for each layer.
+    tuning_status_ : Status or None
+        How the training of all layers together ended, if there was one.
     history_ : list of dict
-        One per iteration, with keys `layer`, `phase` ("sample": over a growing sample; "full": over
+        One per iteration, with keys `layer` (one more than there are, where all are trained
+        together), `phase` ("sample": over a growing sample; "full": over
         all samples), `iteration`, `n_rows`, `cost`,
         `reconstruction`, `decay`, `sparsity`, `gradient_norm` (Euclidean), `step`, `n_evaluations`,
         `rows_visited`, `bytes_read` and `seconds`; the last four are of this iteration alone.
@@ -195,14 +194,21 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         alpha: float | Sequence[float] = 1e-4,
         sparsity_target: float | Sequence[float] = 0.05,
         sparsity_weight: float | Sequence[float] = 3.0,
+        corruption: Any = 0.0,
+        tied: bool = False,
+        fine_tune: bool = False,
+        fine_tune_alpha: float | None = None,
         solver: str = "lbfgs",
         batching: str = "progressive",
         max_iter: int = 400,
         tol: float = 1e-6,
+        validation: float = 0.0,
+        n_iter_no_change: int = 10,
         dtype: str = "float32",
         missing: str = "raise",
         checkpoint: StoreLike | None = None,
         checkpoint_every: int | str = "30s",
+        warm_start: bool = False,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -212,14 +218,21 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.alpha = alpha
         self.sparsity_target = sparsity_target
         self.sparsity_weight = sparsity_weight
+        self.corruption = corruption
+        self.tied = tied
+        self.fine_tune = fine_tune
+        self.fine_tune_alpha = fine_tune_alpha
         self.solver = solver
         self.batching = batching
         self.max_iter = max_iter
         self.tol = tol
+        self.validation = validation
+        self.n_iter_no_change = n_iter_no_change
         self.dtype = dtype
         self.missing = missing
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
 
@@ -261,58 +274,7 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         ConvergenceWarning
             If a layer stopped for another reason than `tol` (which 0 never gives as a reason).
         """
-        layer_settings = self._layer_settings()
-        training = self._training_settings()
-        checkpoint = self._checkpoint()
-        X = check_samples(self, X, reset=True)
-        self.sample_shape_ = tuple(X.shape[1:])
-        self.sample_dims_ = tuple(map(str, X.dims[1:])) if isinstance(X, xr.DataArray) else None
-        self.channel_names_ = names_of_channels(X)
-        fit_stack(
-            X,
-            layer_settings,
-            training,
-            draw_seed=lambda: check_random_state(self.random_state).randint(2**31),
-            checkpoint=checkpoint,
-            on_iteration=_listeners(self.verbose, callback),
-            keep=self._keep,
-        )
-        for index, layer in enumerate(self.layers_):
-            reached_limit = layer.status is Status.MAX_ITER and self.tol == 0
-            if layer.status is not Status.CONVERGED and not reached_limit:
-                warnings.warn(
-                    f"Layer {index} ended as {layer.status.name}: {layer.status.advice}.",
-                    ConvergenceWarning,
-                    stacklevel=2,
-                )
-        return self
-
-    def transform(self, X: Container) -> Container:
-        """Return the activations of the last layer.
-
-        After a fit with ``missing="mask"``, entries that are NaN are filled here and in all that
-        reconstructs.
-
-        Parameters
-        ----------
-        X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
-            Samples.
-
-        Returns
-        -------
-        container of shape (n_samples, n_hidden)
-            Same container and chunks, lazy if X is (a zarr.Array gives a Dask array). A DataArray
-            keeps the coordinates of its samples and has the second dimension "feature".
-
-        Raises
-        ------
-        DataError
-            If X has another number of features than the samples of `fit`, infinity, or NaN unless
-            the fit was with ``missing="mask"`` (for lazy X, when it is computed).
-        """
-        check_is_fitted(self)
-        X = check_samples(self, X, reset=False)
-        return self._map("encode", X, {"feature": self._n_features_out})
+        return self._fit(X, callback=callback)
 
     def inverse_transform(self, X: Container) -> Container:
         r"""Return the samples that activations of the last layer stand for.
@@ -405,47 +367,6 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         return float(self.score_samples(X).mean())
 
-    def save(self, path: StoreLike, *, overwrite: bool = False) -> None:
-        """Write the fitted model as a Zarr group of arrays and JSON; no code, no pickle.
-
-        Parameters
-        ----------
-        path : path, URL or Zarr store
-            Where to write. On a local path the model appears when it is complete.
-        overwrite : bool
-            Whether to replace a store that exists.
-
-        Raises
-        ------
-        StoreExistsError
-            If it exists and `overwrite` is not set.
-
-        Examples
-        --------
-        >>> import numpy as np, tempfile
-        >>> from stackedae import StackedAutoEncoder
-        >>> X = np.random.default_rng(0).random((50, 6))
-        >>> sae = StackedAutoEncoder(3, max_iter=2, tol=0, random_state=0).fit(X)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     sae.save(f"{folder}/model.zarr")
-        ...     again = StackedAutoEncoder.load(f"{folder}/model.zarr")
-        >>> bool((again.transform(X) == sae.transform(X)).all())
-        True
-        """
-        check_is_fitted(self)
-        document = {
-            "class": type(self).__name__,
-            "version": __version__,
-            "params": {name: _plain(value) for name, value in self.get_params().items()},
-            "n_features_in": self.n_features_in_,
-            "feature_names_in": _plain(getattr(self, "feature_names_in_", None)),
-            "sample_shape": list(self.sample_shape_),
-            "sample_dims": _plain(self.sample_dims_),
-            "channel_names": _plain(self.channel_names_),
-            "info": self.info,
-        }
-        save_model(path, self.layers_, self.history_, document, overwrite=overwrite)
-
     def report(self, X: Container | None = None, *, title: str | None = None) -> Report:
         """Return a page of HTML on what was learned, from what, and how it went.
 
@@ -483,244 +404,3 @@ class StackedAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         True
         """
         return make_report(self, X, title=title)
-
-    @classmethod
-    def load(cls, path: StoreLike) -> Self:
-        """Read a model that `save` wrote.
-
-        Parameters
-        ----------
-        path : path, URL or Zarr store
-            What was written.
-
-        Returns
-        -------
-        StackedAutoEncoder
-            Fitted, with ``checkpoint=None``: where to write is not for a file to say.
-
-        Raises
-        ------
-        StoreError
-            If it is missing, incomplete, not a model, or of a later version.
-        """
-        layers, history, document = load_model(path)
-        n_features = layers[0].cost.n_features
-        with refusing_nonsense(shown(path), KIND):
-            if document["class"] != cls.__name__:
-                raise ValueError(f"it is of class {document['class']!r}")
-            params = {key: _from_plain(value) for key, value in document["params"].items()}
-            model = cls(**{**params, "checkpoint": None})
-            shape = tuple(plain(int, size) for size in document["sample_shape"])
-            if not n_features == document["n_features_in"] == math.prod(shape):
-                raise ValueError(f"samples of shape {shape} do not fit its first layer")
-            model.n_features_in_, model.sample_shape_ = n_features, shape
-            # Older models have neither.
-            model.sample_dims_ = _names(document.get("sample_dims"), len(shape))
-            model.channel_names_ = _names(document.get("channel_names"), shape[-1])
-            names, model._info = document["feature_names_in"], dict(document["info"])
-            if names is not None:
-                names = np.array([plain(str, name) for name in names], dtype=object)
-                if names.shape != (n_features,):
-                    raise ValueError("it has names for other features")
-                model.feature_names_in_ = names
-        model.layers_, model.history_ = layers, history
-        return model
-
-    @property
-    def coefs_(self) -> list[Array]:
-        """Encoder weights, (n_features, n_hidden) each."""
-        return [layer.W1.T for layer in self.layers_]
-
-    @property
-    def intercepts_(self) -> list[Array]:
-        """Encoder biases, (n_hidden,) each."""
-        return [layer.b1 for layer in self.layers_]
-
-    @property
-    def components_(self) -> Array:
-        """Filters of the first layer, (n_hidden, n_features)."""
-        return self.layers_[0].W1
-
-    @property
-    def output_activation_(self) -> str:
-        """The output activation of the first layer."""
-        return self.layers_[0].cost.output_activation
-
-    @property
-    def fill_values_(self) -> Array | None:
-        """What stands in for entries that are missing, (n_features,)."""
-        fill = self.layers_[0].cost.fill
-        return np.array(fill) if fill else None
-
-    @property
-    def mean_activations_(self) -> list[Array]:
-        """Mean activation of each unit, for each layer."""
-        return [layer.mean_activations for layer in self.layers_]
-
-    @property
-    def n_iter_(self) -> int:
-        """Iterations of all layers together."""
-        return len(self.history_)
-
-    @property
-    def cost_(self) -> float:
-        """Cost of the last layer at the end."""
-        return float(self.history_[-1]["cost"])
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """Where the model comes from: versions, seed, data and scheduler of each run."""
-        check_is_fitted(self)
-        return self._info
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.layers_[-1].cost.n_hidden
-
-    def _keep(self, progress: Progress) -> None:
-        self.layers_, self.history_ = list(progress.layers), progress.history
-        *earlier, last = progress.runs
-        self._info = {
-            **last,
-            "seed": progress.seed,
-            "data": dict(progress.data),
-            "earlier_runs": earlier,
-        }
-
-    def _checkpoint(self) -> Checkpoint | None:
-        if self.checkpoint is None:
-            return None
-        settings = {"class": type(self).__name__, "version": __version__}
-        params = self.get_params()
-        for name in sorted(set(params) - _OF_THE_RUN):
-            settings[name] = _plain(params[name])
-        return Checkpoint(self.checkpoint, self.checkpoint_every, settings)
-
-    def _map(self, method: str, X: Container, sample_dims: Mapping[str, int] | None) -> Container:
-        stack = Stack(self.layers_)
-        return map_samples(
-            getattr(stack, method),
-            X,
-            sample_dims=sample_dims,
-            dtype=self.components_.dtype,
-            name=f"stackedae-{method}",
-            # Not as `missing` is now, but as it was in `fit`; and activations are never missing.
-            missing=self.fill_values_ is not None and method != "decode",
-        )
-
-    def _layer_settings(self) -> list[LayerSettings]:
-        given: Any = self.hidden_layer_sizes
-        sizes = tuple(given) if np.iterable(given) else (given,)
-        if not sizes or any(not isinstance(n, (int, np.integer)) or n < 1 for n in sizes):
-            raise ArgumentError(
-                "hidden_layer_sizes",
-                self.hidden_layer_sizes,
-                "does not give one or more hidden units for one or more layers",
-                "pass for example (25,) or (100, 25)",
-            )
-        columns = {name: self._per_layer(name, len(sizes)) for name in _PER_LAYER}
-        settings = []
-        for index, size in enumerate(sizes):
-            values = {name: column[index] for name, column in columns.items()}
-            for name in _WEIGHTS:
-                values[name] = _as_float(name, values[name])
-            layer = LayerSettings(n_hidden=int(size), **values)
-            # Any output will do for a check; "auto" is decided by the data.
-            chosen = layer.output_activation
-            layer.cost(n_features=1, output_activation="identity" if chosen == "auto" else chosen)
-            settings.append(layer)
-        return settings
-
-    def _per_layer(self, name: str, n_layers: int) -> Sequence[Any]:
-        value: Any = getattr(self, name)
-        if isinstance(value, str) or not np.iterable(value):
-            return [value] * n_layers
-        values: list[Any] = list(value)
-        if len(values) != n_layers:
-            raise ArgumentError(
-                name,
-                value,
-                f"has {len(values)} values for {n_layers} layers",
-                "pass one for all layers, or one for each",
-            )
-        return values
-
-    def _training_settings(self) -> TrainingSettings:
-        for name, choices in (("solver", SOLVERS), ("batching", BATCHING), ("dtype", DTYPES)):
-            if getattr(self, name) not in choices:
-                raise ArgumentError(
-                    name, getattr(self, name), "is unknown", f"choose from {', '.join(choices)}"
-                )
-        missing = masks(self.missing)
-        max_iter: Any = self.max_iter
-        if not isinstance(max_iter, (int, np.integer)) or max_iter < 1:
-            raise ArgumentError("max_iter", self.max_iter, "allows no iteration", "pass 1 or more")
-        if not 0 <= self.tol < np.inf:
-            raise ArgumentError("tol", self.tol, "is no tolerance", "pass 0 or more")
-        return TrainingSettings(
-            solver=self.solver,
-            batching=self.batching,
-            max_iter=int(max_iter),
-            tol=float(self.tol),
-            dtype=self.dtype,
-            missing=missing,
-        )
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "layers_")
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        # Features come in `dtype`, whatever that of X.
-        tags.transformer_tags.preserves_dtype = []
-        tags.input_tags.allow_nan = self.missing == "mask"
-        return tags
-
-
-def _listeners(verbose: int, callback: Callable[[Record], None] | None) -> Callable[[Record], None]:
-    def on_iteration(record: Mapping[str, Any]) -> None:
-        if verbose and (verbose > 1 or record["iteration"] % 10 == 0):
-            print(
-                f"layer {record['layer']}  {record['n_rows']} rows  "
-                f"iteration {record['iteration']:4d}  "
-                f"cost {record['cost']:.6g}  gradient {record['gradient_norm']:.2g}  "
-                f"evaluations {record['n_evaluations']}  {record['seconds']:.2g} s"
-            )
-        if callback is not None:
-            callback(dict(record))
-
-    return on_iteration
-
-
-def _as_float(name: str, value: Any) -> float:
-    """Return a float of Python's, which JSON knows, unlike the scalars of NumPy."""
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(name, value, "is no number", "pass a float") from error
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it; what JSON cannot say (a RandomState) becomes None."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return value if isinstance(value, (str, int, float, bool)) else None
-
-
-def _names(values: Any, n: int) -> tuple[str, ...] | None:
-    """Return so many names, of which JSON said these, or None."""
-    if values is None:
-        return None
-    if not isinstance(values, list) or len(values) != n:
-        raise ValueError(f"{values!r:.60} are not {n} names")
-    return tuple(plain(str, name) for name in values)
-
-
-def _from_plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(map(_from_plain, value))
-    if value is not None and type(value) not in (str, int, float, bool):
-        raise ValueError(f"no parameter can be {value!r:.60}")
-    return value

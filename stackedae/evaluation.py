@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from stackedae.layout import Vector
+from stackedae.layout import Layout, Vector
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,39 @@ class Evaluation:
     def is_finite(self) -> bool:
         """Whether the cost and every entry of the gradient are finite numbers."""
         return bool(np.isfinite(self.cost) and np.isfinite(self.gradient).all())
+
+
+class Cost(Protocol):
+    """A cost of rows: pure functions of parameters and rows, of which the engine knows no more."""
+
+    @property
+    def n_features(self) -> int:
+        """Entries of a row."""
+
+    @property
+    def n_hidden(self) -> int:
+        """Units of a layer: what codes of a row take, at most."""
+
+    @property
+    def aside(self) -> tuple[str, ...]:
+        """What has to be known of each row beside it: names of columns."""
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the parameters."""
+
+    @property
+    def sums_layout(self) -> Layout:
+        """Layout of the sums over rows."""
+
+    def flops(self, n_rows: int, /) -> float:
+        """Return the floating-point operations of the sums over so many rows."""
+
+    def kernel(self, params: Vector, X: Any, /) -> Any:
+        """Return what sums over rows like X: ``kernel.chunk_sums(X, out, **aside)``."""
+
+    def finish(self, params: Vector, sums: Vector, /) -> Evaluation:
+        """Turn sums over all rows into the cost and its gradient."""
 
 
 class Objective(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,18 +16,21 @@ from stackedae.checkpoint import Checkpoint
 from stackedae.cluster import describe_scheduler
 from stackedae.containers import Container
 from stackedae.errors import ClusterError
+from stackedae.minimisation import TrainingSettings
 from stackedae.progress import Progress, Record
 from stackedae.solvers import Status
-from stackedae.training import LayerSettings, TrainingSettings, train_stack
+from stackedae.targets import Targets
+from stackedae.training import StackSettings, train_stack
 
 _PACKAGES = ("dask", "distributed", "numpy", "scikit-learn", "xarray", "zarr")
 
 
 def fit_stack(
     X: Container,
-    layers: Sequence[LayerSettings],
+    settings: StackSettings,
     training: TrainingSettings,
     *,
+    targets: Targets | None = None,
     draw_seed: Callable[[], int],
     checkpoint: Checkpoint | None,
     on_iteration: Callable[[Record], None],
@@ -37,7 +40,7 @@ def fit_stack(
 
     Parameters
     ----------
-    X, layers, training
+    X, settings, training, targets
         As for `train_stack`.
     draw_seed : callable
         Returns a seed, for work that was not begun before.
@@ -61,11 +64,11 @@ def fit_stack(
     begun = replace(begun, runs=(*begun.runs, _this_run()))
     watch = _Watch(begun, checkpoint, on_iteration)
     try:
-        finished = train_stack(X, layers, training, begun, watch)
+        finished = train_stack(X, settings, training, begun, watch, targets)
     except KeyboardInterrupt as interrupt:
         watch.save()
         _forget(interrupt)
-        partial = watch.progress.with_layer(training.dtype, Status.INTERRUPTED)
+        partial = watch.progress.finished(training.dtype, Status.INTERRUPTED)
         if partial.layers:
             keep(partial)
         raise
@@ -116,7 +119,7 @@ class _Watch:
         """Where training stands, and how to go on."""
         history = self.progress.history
         if self.progress.stage is None:
-            where = f"before the first iteration of layer {len(self.progress.layers)}"
+            where = f"before the first iteration of layer {self.progress.done}"
         else:
             last = history[-1]
             where = (

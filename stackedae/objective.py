@@ -12,7 +12,8 @@ from numpy.typing import DTypeLike
 from stackedae.containers import Container, cut_into_shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import ArgumentError
-from stackedae.evaluation import Evaluation
+from stackedae.evaluation import Cost, Evaluation
+from stackedae.labelled import SomeRows, aside_of, features_in
 from stackedae.layout import Array, Vector
 from stackedae.memory import SAMPLE_SHARE, is_worth_two_stages, runs_on_client
 from stackedae.shards import Draw, Shards, sum_each
@@ -29,11 +30,11 @@ class DaskObjective:
 
     Parameters
     ----------
-    cost : AutoEncoderCost
+    cost : Cost
         What to evaluate.
     X : container of shape (n_samples, …), or Shards
         Samples; trailing dimensions are flattened. They are read once, here, and held in the memory
-        of the workers; Shards are taken as they are.
+        of the workers; Shards are taken as they are, with what the cost needs beside them.
     dtype : {"float32", "float64"} or None
         Precision of the arithmetic; float64 for float64 data and float32 otherwise if None.
     seed : int
@@ -61,7 +62,7 @@ class DaskObjective:
 
     def __init__(
         self,
-        cost: AutoEncoderCost,
+        cost: Cost,
         X: Container | Shards,
         *,
         dtype: DTypeLike | None = None,
@@ -77,22 +78,30 @@ class DaskObjective:
                 "pass samples of that many entries",
             )
         if not isinstance(X, Shards):
+            shards = shards.numbered() if "row" in cost.aside else shards
             shards = shards.hold(here=belongs_here(cost, shards))
+        if not set(cost.aside) <= set(shards.aside):
+            raise ArgumentError(
+                "X",
+                f"samples with {shards.aside} beside them",
+                f"does not have all that the cost needs, {cost.aside}",
+                "pass Shards with these",
+            )
         self.cost, self.shards, self.seed = cost, shards, seed
         self.visits = Visits() if visits is None else visits
         self._sample: tuple[int, DaskObjective] | None = None
 
     def __call__(self, params: Vector) -> Evaluation:
         """Evaluate the cost and its gradient, in one round trip."""
-        cost, n_rows = self.cost, self.shards.n_rows
-        if not self._in_two_stages:
+        cost = self.cost
+        if not (self._in_two_stages and isinstance(cost, AutoEncoderCost)):
             self.visits.count(self.shards)
             sums = self.shards.sum(partial(_summing, cost), self._sent(params), name=_NAME)
             return cost.finish(params, sums)
         self.visits.count(self.shards, reads=2)
         activation, sums = self.shards.sum_in_two_stages(
             partial(_passing, cost),
-            partial(_passing_back, cost, n_rows),
+            partial(_passing_back, cost, self.shards.n_rows),
             self._sent(params),
             name=_NAME,
         )
@@ -168,7 +177,7 @@ class HalvedObjective:
 
     Parameters
     ----------
-    cost : AutoEncoderCost
+    cost : Cost
         What to evaluate.
     first, second : Shards
         The halves.
@@ -176,9 +185,7 @@ class HalvedObjective:
         Where rows are counted.
     """
 
-    def __init__(
-        self, cost: AutoEncoderCost, first: Shards, second: Shards, visits: Visits
-    ) -> None:
+    def __init__(self, cost: Cost, first: Shards, second: Shards, visits: Visits) -> None:
         self.cost, self.halves, self.visits = cost, (first, second), visits
 
     def __call__(self, params: Vector) -> Evaluation:
@@ -213,27 +220,40 @@ class Visits:
         self.reads += 0 if shards.held else reads
 
 
-def belongs_here(cost: AutoEncoderCost, shards: Shards, share: float = 1.0) -> bool:
+def belongs_here(cost: Cost, shards: Shards, share: float = 1.0) -> bool:
     """Say whether the client should work itself on rows, or on a share of them."""
     return runs_on_client(share * shards.n_bytes, share * cost.flops(shards.n_rows))
 
 
-def needs_two_stages(cost: AutoEncoderCost, shards: Shards) -> bool:
+def needs_two_stages(cost: Cost, shards: Shards) -> bool:
     """Say whether an evaluation passes over rows twice, and keeps their codes meanwhile."""
+    # Of rows with weights, the mean activations would take their total, too.
+    if not isinstance(cost, AutoEncoderCost) or "weight" in shards.aside:
+        return False
     row_bytes = (cost.n_features + cost.n_hidden) * np.dtype(np.float32).itemsize
     return cost.sparsity_weight > 0 and is_worth_two_stages(shards.n_rows * row_bytes)
 
 
-def _summing(cost: AutoEncoderCost, params: Vector, rows: Array) -> Any:
-    return cost.kernel(params, rows).chunk_sums
+def _summing(cost: Cost, params: Vector, rows: SomeRows) -> Any:
+    kernel = cost.kernel(params, features_in(rows))
+    return lambda rows, out: kernel.chunk_sums(features_in(rows), out, **_known(cost, rows))
 
 
-def _passing(cost: AutoEncoderCost, params: Vector, rows: Array) -> Any:
-    return cost.kernel(params, rows).forward
+def _passing(cost: AutoEncoderCost, params: Vector, rows: SomeRows) -> Any:
+    kernel = cost.kernel(params, features_in(rows))
+    return lambda rows, out: kernel.forward(features_in(rows), out, **_known(cost, rows))
 
 
 def _passing_back(
-    cost: AutoEncoderCost, n: int, params: Vector, activation: Vector, rows: Array
+    cost: AutoEncoderCost, total: float, params: Vector, activation: Vector, rows: SomeRows
 ) -> Any:
-    kernel = cost.kernel(params, rows, activation / n)
-    return lambda rows, codes, out: kernel.backward(rows, out, codes=codes)
+    kernel = cost.kernel(params, features_in(rows), activation / total)
+    return lambda rows, codes, out: kernel.backward(
+        features_in(rows), out, codes=codes, **_known(cost, rows)
+    )
+
+
+def _known(cost: Cost, rows: SomeRows) -> dict[str, Any]:
+    """Return what a cost has to know of rows beside them, and their weights if they have any."""
+    aside = aside_of(rows)
+    return {name: aside[name] for name in (*cost.aside, "weight") if name in aside}

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stackedae.costs import AutoEncoderCost
-from stackedae.layers import Layer
+from stackedae.evaluation import Cost
+from stackedae.layers import Head, Layer, with_trained
 from stackedae.objective import Visits
 from stackedae.rows import Rows
 from stackedae.solvers import SolverState, Status
@@ -51,6 +51,54 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Best:
+    """Where rows that are held out cost least so far.
+
+    Parameters
+    ----------
+    state : SolverState
+        Of the solver then.
+    loss : float
+        What they cost, but for decay.
+    n_worse : int
+        Iterations since.
+    """
+
+    state: SolverState
+    loss: float
+    n_worse: int = 0
+
+    @classmethod
+    def after(cls, before: Best | None, state: SolverState, loss: float) -> Best:
+        """Return the best after one more iteration."""
+        if before is not None and not loss < before.loss:
+            return replace(before, n_worse=before.n_worse + 1)
+        return cls(replace(state, pairs=()), loss)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a minimisation stands.
+
+    Parameters
+    ----------
+    stage : Stage
+        What is being done.
+    state : SolverState
+        Of the solver.
+    best : Best or None
+        Where rows that are held out cost least so far, if there are any.
+    validation : float or None
+        What they cost now, but for decay, if that was looked at.
+    """
+
+    stage: Stage
+    state: SolverState
+    best: Best | None = None
+    validation: float | None = None
+
+
+@dataclass(frozen=True)
 class Progress:
     """What has been learned so far, and where the layer in training stands.
 
@@ -64,44 +112,70 @@ class Progress:
         What is known of each process that had a part in it.
     layers : tuple of Layer
         Those that are trained.
+    head : Head or None
+        What predicts from the features of the last layer, once it is trained.
+    tuned : Status or None
+        How the training of all together ended, once it has.
     history : sequence of dict
         Records of all iterations.
     visits : Visits
         Of the layer in training.
-    cost : AutoEncoderCost or None
-        What the layer in training minimises; None between layers, and so `stage` and `state`.
+    cost : Cost or None
+        What is being minimised; None between minimisations, and so `stage` and `state`.
     stage, state : Stage, SolverState
         Where it stands.
+    best : Best or None
+        Where rows that are held out cost least so far, if there are any.
     """
 
     seed: int
     data: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[Mapping[str, Any], ...] = ()
     layers: tuple[Layer, ...] = ()
+    head: Head | None = None
+    tuned: Status | None = None
     history: list[Record] = field(default_factory=list)
     visits: Visits = field(default_factory=Visits)
-    cost: AutoEncoderCost | None = None
+    cost: Cost | None = None
     stage: Stage | None = None
     state: SolverState | None = None
+    best: Best | None = None
 
-    def with_layer(self, dtype: str, status: Status | None = None) -> Progress:
-        """Return what there is if the layer in training ends here, with a status of its own."""
+    @property
+    def position(self) -> Position | None:
+        """Where the present minimisation stands; None between two."""
+        if self.stage is None or self.state is None:
+            return None
+        return Position(self.stage, self.state, self.best)
+
+    @property
+    def done(self) -> int:
+        """Minimisations that have ended: of layers, of a head, of all together."""
+        return len(self.layers) + (self.head is not None) + (self.tuned is not None)
+
+    def finished(self, dtype: str, status: Status | None = None) -> Progress:
+        """Return what there is if the present minimisation ends here, with a status of its own."""
         cost, state = self.cost, self.state
         if cost is None or state is None or state.evaluation is None:
             return self
-        layer = Layer(
-            cost=cost,
-            params=state.params.astype(dtype),
-            mean_activations=state.evaluation.means["activations"],
-            status=state.status if status is None else status,
+        layers, head, tuned = with_trained(
+            self.layers,
+            self.head,
+            cost,
+            state.params.astype(dtype),
+            state.evaluation.means["activations"],
+            state.status if status is None else status,
         )
         return replace(
             self,
-            layers=(*self.layers, layer),
+            layers=layers,
+            head=head,
+            tuned=tuned,
             visits=Visits(),
             cost=None,
             stage=None,
             state=None,
+            best=None,
         )
 
 
@@ -115,11 +189,11 @@ class Observer(Protocol):
         """Be told after every iteration."""
 
     def on_layer(self, progress: Progress, /) -> None:
-        """Be told when a layer is trained."""
+        """Be told when a layer, a head, or all together are trained."""
 
 
 class Log:
-    """Turns the states of a solver into the records of one layer's history.
+    """Turns the states of a solver into records of the history.
 
     Parameters
     ----------
@@ -138,19 +212,21 @@ class Log:
         self.bytes_read = rows.bytes_to_hold
         self.since = time.perf_counter()
 
-    def on_step(self, cost: AutoEncoderCost, stage: Stage, state: SolverState) -> None:
+    def on_step(self, cost: Cost, at: Position) -> None:
         """Record where the solver stands after a step."""
+        stage, state = at.stage, at.state
         assert state.evaluation is not None
         now, before = time.perf_counter(), self.before
         reads = self.visits.reads - before.reads
         self.progress.history.append(
             {
-                "layer": len(self.progress.layers),
+                "layer": self.progress.done,
                 "phase": stage.phase,
                 "iteration": state.iteration,
                 "n_rows": state.evaluation.n_rows,
                 "cost": state.evaluation.cost,
                 **state.evaluation.terms,
+                **({} if at.validation is None else {"validation": at.validation}),
                 "gradient_norm": float(np.linalg.norm(state.evaluation.gradient)),
                 "step": state.step_length,
                 "n_evaluations": state.n_evaluations,
@@ -161,6 +237,11 @@ class Log:
         )
         self.since, self.bytes_read, self.before = now, 0, replace(self.visits)
         self.progress = replace(
-            self.progress, visits=self.before, cost=cost, stage=stage, state=state
+            self.progress,
+            visits=self.before,
+            cost=cost,
+            stage=stage,
+            state=state,
+            best=at.best,
         )
         self.tell(self.progress)

@@ -7,7 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import dask
@@ -25,6 +25,7 @@ from stackedae.containers import (
 )
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import DataError, MemoryPlanError
+from stackedae.evaluation import Cost
 from stackedae.layers import Layer, Stack
 from stackedae.layout import Vector
 from stackedae.memory import (
@@ -43,8 +44,17 @@ from stackedae.moments import checksum_of_rows, first_bad_row, survey_sums
 from stackedae.objective import belongs_here, needs_two_stages
 from stackedae.shards import Draw, Shards, each_alone
 from stackedae.storage import spill
+from stackedae.targets import TARGET, TARGET_WEIGHT
 
 _LOGGER = logging.getLogger("stackedae")
+
+
+Beside = Callable[[Shards], Shards]
+"""Puts columns beside the rows of shards."""
+
+
+def _nothing_beside(shards: Shards) -> Shards:
+    return shards
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Rows:
     ----------
     shards : Shards
         The rows.
-    cost : AutoEncoderCost
+    cost : Cost
         What is to be minimised over them, but for the output activation.
     place : {"held", "streamed", "recomputed", "spilled"}
         In memory; read again, computed again, or read from a scratch store for every evaluation.
@@ -70,7 +80,7 @@ class Rows:
     """
 
     shards: Shards
-    cost: AutoEncoderCost
+    cost: Cost
     place: str
     reason: str
     bytes_to_hold: int
@@ -128,7 +138,14 @@ class Survey:
         return {"crc32": self.checksum, "sample": zlib.crc32(repr(of_sample).encode())}
 
 
-def rows_of(X: Container, cost: AutoEncoderCost, dtype: str, *, missing: bool = False) -> Rows:
+def rows_of(
+    X: Container,
+    cost: AutoEncoderCost,
+    dtype: str,
+    *,
+    missing: bool = False,
+    beside: Beside = _nothing_beside,
+) -> Rows:
     """Return the samples of a container as rows: held if they fit, else to be read again.
 
     Parameters
@@ -141,10 +158,12 @@ def rows_of(X: Container, cost: AutoEncoderCost, dtype: str, *, missing: bool = 
         Precision of the arithmetic.
     missing : bool
         Whether NaN stands for entries that are missing.
+    beside : callable
+        Puts beside shards what is known of their rows.
     """
     _refuse_too_many_parameters(cost)
     X = as_array(X)  # once: a stored array is opened for it
-    shards, n_bytes = cut_into_shards(X, dtype), bytes_of_a_read(X)
+    shards, n_bytes = beside(cut_into_shards(X, dtype)), bytes_of_a_read(X)
     if belongs_here(cost, shards):
         held, reason = True, f"{shards.n_bytes / MIB:.1f} MiB of rows are held by the client"
     elif not n_bytes and active_client() is None:
@@ -229,7 +248,13 @@ def refuse_unless_it_fits(
 
 
 def features_of(
-    rows: Rows, layer: Layer, cost: AutoEncoderCost, n_evaluations: int, scratch: ExitStack
+    rows: Rows,
+    layer: Layer,
+    cost: AutoEncoderCost,
+    n_evaluations: int,
+    scratch: ExitStack,
+    *,
+    held_besides: int = 0,
 ) -> Rows:
     """Return the activations of a layer as rows for the next, where they cost least.
 
@@ -245,6 +270,8 @@ def features_of(
         How often all of them will be needed.
     scratch : ExitStack
         Removes what is spilled when it is closed.
+    held_besides : int
+        Bytes of other rows that stay in memory.
     """
     _refuse_too_many_parameters(cost)
     dtype = layer.params.dtype
@@ -261,7 +288,7 @@ def features_of(
         refuse_unless_it_fits(features, cost, 0, memory, held=False)
         decision = place_features(
             features.n_bytes,
-            held_bytes=rows.shards.n_bytes if rows.shards.held else 0,
+            held_bytes=held_besides + (rows.shards.n_bytes if rows.shards.held else 0),
             read_bytes=rows.bytes_per_read,
             flops=2.0 * layer.cost.n_features * layer.cost.n_hidden * features.n_rows,
             n_evaluations=n_evaluations,
@@ -290,7 +317,76 @@ def features_of(
     )
 
 
-def _refuse_too_many_parameters(cost: AutoEncoderCost) -> None:
+def labelled(rows: Rows, cost: Cost) -> Rows:
+    """Return those rows that have a target beside them.
+
+    Parameters
+    ----------
+    rows : Rows
+        All rows, with what is known of them.
+    cost : Cost
+        What is to be minimised over those with a target.
+    """
+    _refuse_too_many_parameters(cost)
+    shards = rows.shards
+    if TARGET_WEIGHT in shards.aside:
+        shards = shards.weighted_by(TARGET_WEIGHT)
+    sizes = shards.n_known(TARGET)
+    if sizes == list(shards.rows):
+        return replace(rows, shards=shards, cost=cost, bytes_to_hold=0)
+    later = shards.known_later(TARGET, sizes)
+    here = belongs_here(cost, later)
+    if not (here or shards.held) and sum(sizes):
+        return held_if_they_fit(replace(rows, shards=later), cost)
+    return _now_held(rows, shards.known(TARGET, sizes, here=here), cost)
+
+
+def held_if_they_fit(rows: Rows, cost: Cost) -> Rows:
+    """Return rows that are computed, or read, held if memory allows it."""
+    shards, here = rows.shards, rows.shards.here or belongs_here(cost, rows.shards)
+    if not here:
+        holding = hold_or_stream(shards.n_bytes, memory_of_workers().capacity)
+        if not holding.held:
+            return replace(rows, cost=cost, bytes_to_hold=0)
+    return _now_held(rows, shards.hold(here=here), cost)
+
+
+def _now_held(rows: Rows, shards: Shards, cost: Cost) -> Rows:
+    return replace(
+        rows,
+        shards=shards,
+        cost=cost,
+        place="held",
+        bytes_to_hold=rows.bytes_per_read,
+        bytes_per_read=0,
+    )
+
+
+def without(rows: Rows, share: float, seed: int) -> tuple[Rows, Shards]:
+    """Return rows but for a share of them, and these: whole shards, drawn at random.
+
+    Of less shards than can be divided so, a share of each.
+
+    Parameters
+    ----------
+    rows : Rows
+        All rows.
+    share : float
+        To be held out.
+    seed : int
+        Which.
+    """
+    shards = rows.shards
+    n_out = round(share * len(shards.rows))
+    if n_out:
+        order = np.random.default_rng(seed).permutation(len(shards.rows))
+        out, others = sorted(order[:n_out].tolist()), sorted(order[n_out:].tolist())
+        return replace(rows, shards=shards.some(others)), shards.some(out)
+    held_out, rest = (shards.draw(Draw(*ends, seed)) for ends in ((0.0, share), (share, 1.0)))
+    return replace(rows, shards=rest), held_out
+
+
+def _refuse_too_many_parameters(cost: Cost) -> None:
     needed, there = bytes_of_solver(cost.layout.size), psutil.virtual_memory().available
     if needed > there:
         raise MemoryPlanError(

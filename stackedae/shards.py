@@ -12,13 +12,22 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
+from dask.sizeof import sizeof
 from numpy.typing import DTypeLike
 
 from stackedae.arrays import Scratch
 from stackedae.cluster import Here, OnCluster, Place, Runner, follow
+from stackedae.labelled import (
+    Labelled,
+    SomeRows,
+    aside_of,
+    concatenated,
+    features_in,
+    with_features,
+)
 from stackedae.layout import Array, Vector
 from stackedae.malloc import return_freed_memory
-from stackedae.memory import MAX_SHARD_BYTES, halvings, n_tasks, rows_per_shard
+from stackedae.memory import MAX_BLOCK_ROWS, MAX_SHARD_BYTES, halvings, n_tasks, rows_per_shard
 
 T = TypeVar("T")
 
@@ -26,7 +35,7 @@ _LOGGER = logging.getLogger("stackedae")
 
 Begin = Callable[..., Callable[..., Any]]
 """``begin(*arguments, rows)`` prepares for rows like these, and returns ``step(rows, out)``, which
-adds sums over rows to `out` (None: to zero) and returns it."""
+adds sums over rows to `out` (None: to zero) and returns it. Rows are arrays or `Labelled`."""
 
 
 _Plan = tuple[list[tuple[int, int]], list[Place] | None]
@@ -36,7 +45,7 @@ _Plan = tuple[list[tuple[int, int]], list[Place] | None]
 class RowSource:
     """Rows that are read, or computed, whenever they are needed."""
 
-    def portions(self) -> Iterator[Array]:
+    def portions(self) -> Iterator[SomeRows]:
         """Yield the rows in order, a multiple of `MAX_BLOCK_ROWS` of them at a time.
 
         What takes waiting for begins with the call, not with the first portion asked for.
@@ -51,9 +60,56 @@ class MappedRows(RowSource):
         *self.arguments, self.rows = arguments
         self.function = function
 
-    def portions(self) -> Iterator[Array]:
+    def portions(self) -> Iterator[SomeRows]:
         """Yield what the function makes of every portion."""
-        return map(partial(self.function, *self.arguments), _portions(self.rows))
+        return map(self.of_portion, _portions(self.rows))
+
+    def of_portion(self, rows: SomeRows) -> SomeRows:
+        """Return what the function makes of rows; what is beside them stays."""
+        return with_features(rows, self.function(*self.arguments, features_in(rows)))
+
+
+class LabelledRows(RowSource):
+    """Rows with columns beside them, which are in memory though the rows are not."""
+
+    def __init__(self, source: RowSource, aside: Mapping[str, Array]) -> None:
+        self.source, self.aside = source, aside
+
+    def portions(self) -> Iterator[SomeRows]:
+        """Yield every portion with its part of the columns."""
+        return self.labelled(self.source.portions())
+
+    def labelled(self, portions: Iterator[SomeRows]) -> Iterator[SomeRows]:
+        """Yield portions, which have begun to be read, with their parts of the columns."""
+        start = 0
+        for rows in portions:
+            part = slice(start, start + len(rows))
+            known = {name: values[part] for name, values in self.aside.items()}
+            yield Labelled(features_in(rows), {**aside_of(rows), **known})
+            start = part.stop
+
+
+class PickedRows(RowSource):
+    """Those of other rows whose column of this name is not NaN."""
+
+    def __init__(self, name: str, rows: Array | RowSource) -> None:
+        self.name, self.rows = name, rows
+
+    def portions(self) -> Iterator[SomeRows]:
+        """Yield what is left of the portions, put together to whole blocks of any kernel."""
+        return self.of_portions(_portions(self.rows))
+
+    def of_portions(self, portions: Iterator[SomeRows]) -> Iterator[SomeRows]:
+        """Yield what is left of portions that have begun to be read."""
+        waiting: list[SomeRows] = []
+        for rows in portions:
+            waiting = [concatenated([*waiting, _known(self.name, rows)])]
+            n_whole = len(waiting[0]) // MAX_BLOCK_ROWS * MAX_BLOCK_ROWS
+            if n_whole:
+                yield waiting[0][:n_whole]
+                waiting = [waiting[0][n_whole:]]
+        if len(waiting[0]):
+            yield waiting[0]
 
 
 @dataclass(frozen=True)
@@ -120,6 +176,8 @@ class Shards:
         and the blocks change in place, for all that use them.
     whole : bool
         Whether all rows of a shard come at once where they are not held, and not in portions.
+    aside : tuple of str
+        What is known of each row beside it: names of columns.
     """
 
     blocks: list[Any]
@@ -130,6 +188,7 @@ class Shards:
     here: bool = False
     places: list[Place] | None = None
     whole: bool = True
+    aside: tuple[str, ...] = ()
 
     @property
     def n_rows(self) -> int:
@@ -193,8 +252,14 @@ class Shards:
         """
         run, sent = self._runner, self._send(arguments, name)
         blocks = [run.call(name, MappedRows, function, *sent, block) for block in self.blocks]
-        dtype = np.dtype(dtype)
-        return Shards(blocks, self.rows, n_features, dtype, here=self.here, whole=self.whole)
+        return replace(
+            self,
+            blocks=blocks,
+            n_features=n_features,
+            dtype=np.dtype(dtype),
+            held=False,
+            places=None,
+        )
 
     def sum(self, begin: Begin, *arguments: Any, name: str) -> Vector:
         """Return the sum over shards of what ``begin(*arguments, rows)`` sums, in a fixed tree.
@@ -259,7 +324,8 @@ class Shards:
         )
         sums = [run.call("stackedae-sums-of", operator.itemgetter(0), each) for each in both]
         drawn = [run.call("stackedae-drawn-of", operator.itemgetter(1), each) for each in both]
-        total, sample = self._tree(branches, sums), self._joined(branches, drawn, draw)
+        total = self._tree(branches, sums)
+        sample = self._joined(branches, drawn, self._sizes_of(draw))
         if here or self.here:
             values, *blocks = run.compute(total, *sample.blocks)
         else:
@@ -269,11 +335,106 @@ class Shards:
 
     def draw(self, draw: Draw, *, here: bool = False) -> Shards:
         """Return a sample of rows, held by the client if `here`, else where these are."""
-        run, plan = self._runner, self._plan()
+        plan = self._plan()
         parts = self._calls(partial(_take, draw), (), "stackedae-draw", plan, *self._numbers)
-        sample = self._joined(plan[0], parts, draw)
-        blocks = list((run.compute if here else run.persist)(*sample.blocks))
-        return replace(sample, blocks=blocks, here=here or self.here)
+        return self._joined(plan[0], parts, self._sizes_of(draw))._kept(here)
+
+    def numbered(self) -> Shards:
+        """Return the same rows with their numbers beside them, as "row"."""
+        borders = pairwise(np.cumsum((0, *self.rows)).tolist())
+        return self._with(("row",), _numbered, list(borders), "stackedae-number")
+
+    def beside(self, **columns: Sequence[Any]) -> Shards:
+        """Return the same rows with columns beside them.
+
+        Parameters
+        ----------
+        **columns : sequence
+            Under the name of each, the values for the rows of every shard: ndarrays, or tasks.
+        """
+        names = tuple(columns)
+        each = [(names, *values) for values in zip(*columns.values(), strict=True)]
+        return self._with(names, _beside, each, "stackedae-label")
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights of all rows; their number, if they have none."""
+        if "weight" not in self.aside:
+            return float(self.n_rows)
+        return float(self.sum(each_alone(_weight), name="stackedae-weight")[0])
+
+    def _with(
+        self,
+        names: tuple[str, ...],
+        function: Callable[..., Any],
+        each: Sequence[tuple[Any, ...]],
+        name: str,
+    ) -> Shards:
+        calls = [(block, *others) for block, others in zip(self.blocks, each, strict=True)]
+        run, shards = self._runner, list(pairwise(range(len(self.rows) + 1)))
+        blocks = run.calls(name, function, calls, self.places, shards)
+        if self.held:
+            blocks = list(run.persist(*blocks))
+        places = None if self.places is None else [*self.places]
+        aside = tuple(dict.fromkeys((*self.aside, *names)))
+        return replace(self, blocks=blocks, places=places, aside=aside)
+
+    def lend_columns(self, others: Shards) -> Shards:
+        """Return other shards of as many rows with what is beside these."""
+        run, columns = self._runner, dict[str, Sequence[Any]]()
+        for name in self.aside:
+            calls = [(name, block) for block in self.blocks]
+            columns[name] = run.persist(*run.calls("stackedae-label", _column, calls))
+        return others.beside(**columns) if columns else others
+
+    def weighted_by(self, name: str) -> Shards:
+        """Return the same rows with the column of this name for their weights."""
+        return self._with(
+            ("weight",), _with_weight, [(name,)] * len(self.blocks), "stackedae-label"
+        )
+
+    def n_known(self, name: str) -> list[int]:
+        """Return how many rows of each shard have a value in this column; none is read for it."""
+        parts = self._calls(partial(_n_known, name), (), "stackedae-count", self._plan())
+        return [n for part in self._runner.compute(*parts) for n in part]
+
+    def known(self, name: str, sizes: Sequence[int], *, here: bool = False) -> Shards:
+        """Return the rows whose column of this name is not NaN, held like a sample of them.
+
+        Parameters
+        ----------
+        name : str
+            Of a column beside the rows.
+        sizes : sequence of int
+            `n_known` of it.
+        here : bool
+            Whether the client is to hold them.
+        """
+        plan = self._plan()
+        parts = self._calls(partial(_pick, name), (), "stackedae-pick", plan)
+        return self._joined(plan[0], parts, sizes)._kept(here)
+
+    def known_later(self, name: str, sizes: Sequence[int]) -> Shards:
+        """Return what `known` does, to be picked out by every use."""
+        run, kept = self._runner, [shard for shard, size in enumerate(sizes) if size]
+        blocks = [
+            run.call("stackedae-pick", PickedRows, name, self.blocks[shard]) for shard in kept
+        ]
+        rows = tuple(sizes[shard] for shard in kept)
+        return replace(self, blocks=blocks, rows=rows, held=False, places=None)
+
+    def some(self, numbers: Sequence[int]) -> Shards:
+        """Return the shards of these numbers."""
+        places = None if self.places is None else [self.places[number] for number in numbers]
+        blocks = [self.blocks[number] for number in numbers]
+        rows = tuple(self.rows[number] for number in numbers)
+        return replace(self, blocks=blocks, rows=rows, places=places)
+
+    def _kept(self, here: bool) -> Shards:
+        """Return shards whose blocks are computed, to be kept by the client or the workers."""
+        run = self._runner
+        blocks = list((run.compute if here else run.persist)(*self.blocks))
+        return replace(self, blocks=blocks, here=here or self.here)
 
     def gather(self, function: Callable[..., T], *each: Sequence[Any], name: str) -> tuple[T, ...]:
         """Return ``function(*of_each, rows)`` of every shard, in order; results should be small.
@@ -333,11 +494,13 @@ class Shards:
     def _numbers(self) -> tuple[Sequence[int], Sequence[int]]:
         return range(len(self.rows)), self.rows
 
+    def _sizes_of(self, draw: Draw) -> list[int]:
+        return [draw.size(shard, n_rows) for shard, n_rows in zip(*self._numbers, strict=True)]
+
     def _joined(
-        self, branches: Sequence[tuple[int, int]], parts: Sequence[Any], draw: Draw
+        self, branches: Sequence[tuple[int, int]], parts: Sequence[Any], drawn: Sequence[int]
     ) -> Shards:
         """Join what was drawn of shards to as many shards as so many rows should have."""
-        drawn = [draw.size(shard, n_rows) for shard, n_rows in zip(*self._numbers, strict=True)]
         target = rows_per_shard(sum(drawn), self.n_features * self.dtype.itemsize)
         pieces = [
             (number, shard - start)
@@ -393,13 +556,22 @@ def sum_each(
 
 
 def each_alone(function: Callable[..., Vector]) -> Begin:
-    """Return how to begin with ``function(*arguments, rows, out)``, which needs no preparation."""
+    """Return how to begin with ``function(*arguments, rows, out)``, which needs no preparation.
+
+    It gets the weights of rows that have some, as `weight`, and nothing else that is beside them.
+    """
     return partial(_unprepared, function)
 
 
 def _unprepared(function: Callable[..., Vector], *arguments: Any) -> Callable[..., Vector]:
     *others, _ = arguments
-    return partial(function, *others)
+
+    def step(rows: SomeRows, out: Vector | None) -> Vector:
+        aside = aside_of(rows)
+        weight = {"weight": aside["weight"]} if "weight" in aside else {}
+        return function(*others, features_in(rows), out, **weight)
+
+    return step
 
 
 def _tree(
@@ -443,12 +615,12 @@ def _halves(
     return left
 
 
-def _portions(block: Array | RowSource) -> Iterator[Array]:
+def _portions(block: SomeRows | RowSource) -> Iterator[SomeRows]:
     """Yield the rows of a block, which is one portion if they are in memory."""
     return block.portions() if isinstance(block, RowSource) else iter((block,))
 
 
-def _each(blocks: Sequence[Array | RowSource]) -> Iterator[Iterator[Array]]:
+def _each(blocks: Sequence[SomeRows | RowSource]) -> Iterator[Iterator[SomeRows]]:
     """Yield the portions of every block; the next one begins to be read as one is begun."""
     begun = _portions(blocks[0])
     for following in (*blocks[1:], None):
@@ -458,20 +630,66 @@ def _each(blocks: Sequence[Array | RowSource]) -> Iterator[Iterator[Array]]:
         yield present
 
 
-def _whole(block: Array | RowSource) -> Array:
-    portions = list(_portions(block))
-    return portions[0] if len(portions) == 1 else np.concatenate(portions)
+def _whole(block: SomeRows | RowSource) -> SomeRows:
+    return concatenated(list(_portions(block)))
 
 
-def _aligned(block: Array | RowSource) -> Array:
+def _aligned(block: SomeRows | RowSource) -> SomeRows:
+    return _in_order(_whole(block))
+
+
+def _in_order(rows: SomeRows) -> SomeRows:
     # What came over a network may lie at any address; BLAS would copy it every time.
-    return np.require(_whole(block), requirements=("C", "A"))
+    return with_features(rows, np.require(features_in(rows), requirements=("C", "A")))
+
+
+def _beside(block: SomeRows | RowSource, names: Sequence[str], *columns: Any) -> Any:
+    """Return a block with columns beside its rows."""
+    aside = dict(zip(names, columns, strict=True))
+    if isinstance(block, LabelledRows):
+        return LabelledRows(block.source, {**block.aside, **aside})
+    if isinstance(block, RowSource):
+        return LabelledRows(block, aside)
+    return Labelled(features_in(block), {**aside_of(block), **aside})
+
+
+def _numbered(block: SomeRows | RowSource, start: int, stop: int) -> Any:
+    return _beside(block, ("row",), np.arange(start, stop))
+
+
+def _known(name: str, rows: Labelled) -> Labelled:
+    """Return the rows whose column of this name is not NaN."""
+    known = ~np.isnan(rows.aside[name])
+    return rows[known.reshape(len(rows), -1).all(axis=1)]
+
+
+def _column(name: str, block: SomeRows | RowSource) -> Array:
+    """Return what is beside rows, which are not read or computed for it."""
+    while isinstance(block, MappedRows):
+        block = block.rows
+    return block.aside[name] if isinstance(block, LabelledRows) else aside_of(block)[name]
+
+
+def _n_known(name: str, blocks: Sequence[SomeRows | RowSource]) -> list[int]:
+    columns = (_column(name, block) for block in blocks)
+    return [
+        int((~np.isnan(column.reshape(len(column), -1))).all(axis=1).sum()) for column in columns
+    ]
+
+
+def _with_weight(block: SomeRows | RowSource, weight: str) -> Any:
+    return _beside(block, ("weight",), _column(weight, block))
+
+
+def _pick(name: str, blocks: Sequence[SomeRows | RowSource]) -> list[SomeRows]:
+    return [_known(name, _whole(block)) for block in blocks]
 
 
 def _on_each(function: Callable[..., T], *arguments: Any) -> list[T]:
     *each, blocks = arguments
     return [
-        function(*of_each, _whole(block)) for *of_each, block in zip(*each, blocks, strict=True)
+        function(*of_each, features_in(_whole(block)))
+        for *of_each, block in zip(*each, blocks, strict=True)
     ]
 
 
@@ -522,7 +740,7 @@ class _Step:
         self.begin, self.arguments = begin, arguments
         self.step: Callable[..., Any] | None = None
 
-    def __call__(self, rows: Array, *others: Any) -> Any:
+    def __call__(self, rows: SomeRows, *others: Any) -> Any:
         if self.step is None:
             self.step = self.begin(*self.arguments, rows)
         return self.step(rows, *others)
@@ -533,9 +751,9 @@ def _some(out: Vector | None) -> Vector:
     return out
 
 
-def _sum_and_take(begin: Begin, draw: Draw, *arguments: Any) -> tuple[Vector, list[Array]]:
+def _sum_and_take(begin: Begin, draw: Draw, *arguments: Any) -> tuple[Vector, list[SomeRows]]:
     *others, numbers, n_rows, blocks = arguments
-    taken: list[list[Array]] = [[] for _ in blocks]
+    taken: list[list[SomeRows]] = [[] for _ in blocks]
     every, step = _each(blocks), _Step(begin, others)
 
     def sums(shard: int, out: Vector | None) -> Vector:
@@ -547,19 +765,30 @@ def _sum_and_take(begin: Begin, draw: Draw, *arguments: Any) -> tuple[Vector, li
             start += len(rows)
         return _some(out)
 
-    return _halves(sums, 0, len(blocks)), list(map(np.concatenate, taken))
+    return _halves(sums, 0, len(blocks)), list(map(concatenated, taken))
 
 
-def _take(draw: Draw, *arguments: Any) -> list[Array]:
+def _take(draw: Draw, *arguments: Any) -> list[SomeRows]:
     return _sum_and_take(each_alone(_nothing), draw, *arguments)[1]
 
 
-def _nothing(rows: Array, out: Vector | None) -> Vector:
+def _weight(rows: Array, out: Vector | None, weight: Array) -> Vector:
+    total = np.zeros(1) if out is None else out
+    total += weight.sum()
+    return total
+
+
+def _nothing(rows: Array, out: Vector | None, weight: Any = None) -> Vector:
     return np.zeros(0)
 
 
-def _join(where: Sequence[tuple[int, int]], parts: Sequence[Sequence[Array]]) -> Array:
-    return np.concatenate([parts[number][at] for number, at in where])
+def _join(where: Sequence[tuple[int, int]], parts: Sequence[Sequence[SomeRows]]) -> SomeRows:
+    return _in_order(concatenated([parts[number][at] for number, at in where]))
+
+
+@sizeof.register(Labelled)  # type: ignore[untyped-decorator]
+def _bytes_of_labelled(rows: Labelled) -> int:
+    return int(sizeof(rows.X)) + sum(int(sizeof(values)) for values in rows.aside.values())
 
 
 _SCRATCH = Scratch()

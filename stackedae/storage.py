@@ -227,7 +227,7 @@ def spill(shards: Shards, folder: str) -> Shards:
         arrays.append(array)
     shards.gather(_write_rows, arrays, name="stackedae-spill")
     blocks = [StoredRows(_Reader(array), 0, array.shape[0], shards.dtype) for array in arrays]
-    return replace(shards, blocks=blocks, whole=False)
+    return shards.lend_columns(replace(shards, blocks=blocks, whole=False, aside=()))
 
 
 def _write_rows(array: ZarrArray, rows: Array) -> None:

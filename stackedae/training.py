@@ -1,52 +1,37 @@
-"""Greedy training: one layer after the other, each on the features of the one below."""
+"""Training: one layer after the other on the features of the one below, then all together."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from stackedae.blas import one_blas_thread
 from stackedae.containers import Container, n_columns
-from stackedae.costs import AutoEncoderCost
+from stackedae.costs import AutoEncoderCost, DeepCost
+from stackedae.costs.network_cost import NetworkCost
 from stackedae.errors import DataError
-from stackedae.growth import NormTest, halves_of, is_whole, next_size
-from stackedae.layout import Vector
-from stackedae.memory import FIRST_SAMPLE_ROWS, is_worth_sampling
-from stackedae.moments import Moments, column_sums, scatter_sums
-from stackedae.objective import DaskObjective, HalvedObjective, Visits
-from stackedae.progress import Log, Observer, Progress, Stage
-from stackedae.rows import Rows, Survey, features_of, rows_of
-from stackedae.shards import Shards, each_alone
-from stackedae.solvers import (
-    COST_WINDOW,
-    LBFGS,
-    GradientDescent,
-    SolverState,
-    Status,
-    StrongWolfe,
-    Surrogate,
-    minimize,
-)
+from stackedae.evaluation import Cost
+from stackedae.layers import Layer, Stack, parameters_of_all
+from stackedae.layout import Array, Vector
+from stackedae.memory import SAMPLE_SHARE, is_worth_sampling
+from stackedae.minimisation import Minimisation, TrainingSettings
+from stackedae.moments import Moments, checksum_of_rows, column_sums, scatter_sums
+from stackedae.noise import Corruption
+from stackedae.objective import belongs_here
+from stackedae.progress import Log, Observer, Progress
+from stackedae.rows import Rows, Survey, features_of, held_if_they_fit, labelled, rows_of, without
+from stackedae.shards import Draw, Shards, each_alone
+from stackedae.solvers import Status
+from stackedae.targets import Targets
 
 _LOGGER = logging.getLogger("stackedae")
-
-FEWEST_STEPS = 10
-"""Steps over all rows, however few `max_iter` gives."""
-
-STEP_WORTH = 2.5
-"""Iterations that one of them counts as: nine evaluations on a sample are as many visits again."""
-
-SOLVERS = ("lbfgs", "gd")
-BATCHING = ("progressive", "full")
-DTYPES = ("float32", "float64")
-
-OnStep = Callable[[Stage, SolverState], None]
 
 
 @dataclass(frozen=True)
@@ -59,53 +44,62 @@ class LayerSettings:
     alpha: float
     sparsity_target: float
     sparsity_weight: float
+    corruption: Corruption | None = None
+    tied: bool = False
 
     def cost(
         self, n_features: int, output_activation: str, fill: tuple[float, ...] = ()
     ) -> AutoEncoderCost:
         """Return the cost for rows of this many features, with "auto" decided."""
-        settings = {**asdict(self), "output_activation": output_activation, "fill": fill}
+        settings = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        settings |= {"output_activation": output_activation, "fill": fill}
         return AutoEncoderCost(n_features=n_features, **settings)
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """How to train, whatever the layer."""
+class StackSettings:
+    """What a user asks of all layers together.
 
-    solver: str
-    batching: str
-    max_iter: int
-    tol: float
-    dtype: str
-    missing: bool
+    Parameters
+    ----------
+    layers : sequence of LayerSettings
+        From the data up.
+    fine_tune : bool
+        Whether to train all together in the end.
+    alpha : float
+        Weight decay where all are trained together, and of a head.
+    start : sequence of Layer
+        Where layers begin that were trained before.
+    """
+
+    layers: Sequence[LayerSettings]
+    fine_tune: bool
+    alpha: float
+    start: Sequence[Layer] = ()
 
     @property
-    def n_evaluations(self) -> int:
-        """Evaluations over all rows, about and at most."""
-        return self.n_steps if self.batching == "progressive" else self.max_iter
-
-    @property
-    def n_steps(self) -> int:
-        """Steps over all rows after samples."""
-        return max(FEWEST_STEPS, int(self.max_iter / STEP_WORTH))
+    def tied(self) -> bool:
+        """Whether decoders are encoders transposed."""
+        return self.layers[0].tied
 
 
 def train_stack(
     X: Container,
-    layers: Sequence[LayerSettings],
+    settings: StackSettings,
     training: TrainingSettings,
     begun: Progress,
     observer: Observer,
+    targets: Targets | None = None,
 ) -> Progress:
-    """Train layers from the data up, from wherever training stands.
+    """Train layers from the data up, then a head, then all together, from wherever training stands.
 
     Parameters
     ----------
     X : container of shape (n_samples, …)
         Samples; see `stackedae.rows` for where they, and the features of each layer, are while they
         are needed.
-    layers : sequence of LayerSettings
-        From the data up.
+    settings : StackSettings
+        What to train.
     training : TrainingSettings
         How to train each.
     begun : Progress
@@ -113,6 +107,8 @@ def train_stack(
         data. What follows is the same to the last bit.
     observer : Observer
         Who is told.
+    targets : Targets or None
+        What a head is to predict; None: there is none.
 
     Returns
     -------
@@ -124,186 +120,278 @@ def train_stack(
     DataError
         If X has infinity, or NaN unless that is to be masked.
     """
-    progress = begun
-    first = np.random.default_rng(begun.seed)
-    rngs = [first, *first.spawn(len(layers) - 1)]
     # OpenBLAS's threads look out for more work for some 20 ms after each call, on
     # cores that the next evaluation needs; and bits depend on how many there are.
     with ExitStack() as scratch, one_blas_thread():
-        cost = layers[0].cost(n_columns(X), "identity")
-        rows = rows_of(X, cost, training.dtype, missing=training.missing)
-        for index, (settings, rng) in enumerate(zip(layers, rngs, strict=True)):
-            _LOGGER.info("layer %d: %s", index, rows.reason)
-            seed = int(rng.integers(2**31))
-            log = Log(progress, rows, observer.on_step)
-            if index == 0 or index == len(progress.layers):
-                log.visits.reads += not rows.shards.held
-                survey = rows.survey(seed)
-                if survey.n_bad:
-                    rows.refuse()
-            if index == 0:
-                data = {**rows.shards.description, **survey.checksums()}
-                log.visits.reads += not survey.sample.held
-                observer.on_data(data)
-                log.progress = replace(progress, data=data)
-            if index == len(progress.layers):
-                train_layer(rows, survey, settings, training, rng, seed, log)
-                progress = log.progress.with_layer(training.dtype)
-                observer.on_layer(progress)
-            if len(progress.layers) < len(layers):
-                following = layers[index + 1].cost(settings.n_hidden, "identity")
-                layer = progress.layers[index]
-                rows = features_of(rows, layer, following, training.n_evaluations, scratch)
-    return progress
+        run = _Training(settings, training, begun, observer, targets)
+        return run(X, scratch)
 
 
-def train_layer(
-    rows: Rows,
-    survey: Survey,
-    settings: LayerSettings,
-    training: TrainingSettings,
-    rng: np.random.Generator,
-    seed: int,
-    log: Log,
-) -> None:
-    """Train one layer, from where the progress in `log` stands, and leave it there."""
-    output_activation = settings.output_activation
-    if output_activation == "auto":
-        output_activation = "identity" if survey.n_outside else "logistic"
-    cost = settings.cost(rows.shards.n_features, output_activation, survey.fill)
-    moments = moments_of(survey.sample, survey.fill)
-    log.visits.reads += 0 if survey.sample.held else 2  # for the mean, and around it
-    start = cost.initial_params(rng, moments)
-    minimisation = Minimisation(
-        cost, rows, survey.sample, moments, start, training, seed, log.visits
-    )
-    stage, state = log.progress.stage, log.progress.state
-    at = minimisation.first() if stage is None or state is None else (stage, state)
-    state = minimisation.run(at, partial(log.on_step, cost))
-    if state.evaluation is None or not state.evaluation.is_finite:
-        raise DataError(f"The cost at the start is not finite: {Status.NOT_FINITE.advice}.")
+class _Training:
+    """One run of `train_stack`."""
+
+    def __init__(
+        self,
+        settings: StackSettings,
+        training: TrainingSettings,
+        begun: Progress,
+        observer: Observer,
+        targets: Targets | None,
+    ) -> None:
+        self.settings, self.training, self.targets = settings, training, targets
+        self.progress, self.observer = begun, observer
+        self.held_out: Shards | None = None
+        first = np.random.default_rng(begun.seed)
+        n_layers = len(settings.layers)
+        self.rngs = [first, *first.spawn(n_layers + 2)]  # layers, head, all together, validation
+        self.seeds = [int(rng.integers(2**31)) for rng in self.rngs]
+
+    def __call__(self, X: Container, scratch: ExitStack) -> Progress:
+        training, targets = self.training, self.targets
+        cost = self.settings.layers[0].cost(n_columns(X), "identity")
+        data = rows_of(X, cost, training.dtype, missing=training.missing, beside=self._beside)
+        if training.validation:
+            data, self.held_out = without(data, training.validation, self.seeds[-1])
+        survey, log = self._look_at(data, 0)
+        description = {**data.shards.description, **survey.checksums()}
+        if self.held_out is not None:
+            description["validation"] = checksum_of(self.held_out)
+        if targets is not None:
+            description["targets"] = targets.checksum
+        log.visits.reads += not survey.sample.held
+        self.observer.on_data(description)
+        log.progress = self.progress = replace(self.progress, data=description)
+        held_out = self.held_out
+        self._train_layers(data, survey, log, scratch)
+        self.held_out = held_out
+        if targets is not None:
+            cost_of_all = self._network(survey.fill)
+            if held_out is not None:
+                held_out = labelled(replace(data, shards=held_out), cost_of_all).shards
+                self.held_out = held_out = held_out if held_out.n_rows else None
+            data = labelled(data, cost_of_all)
+            self._train_head(data, targets)
+            self.held_out = held_out
+        if self.settings.fine_tune:
+            self._tune(data, survey.fill)
+        return self.progress
+
+    def _beside(self, shards: Shards) -> Shards:
+        """Put beside rows what training has to know of them."""
+        if any(layer.corruption for layer in self.settings.layers):
+            shards = shards.numbered()
+        return shards if self.targets is None else self.targets.beside(shards)
+
+    def _look_at(self, rows: Rows, index: int) -> tuple[Survey, Log]:
+        """Look at the rows of a layer, all of them."""
+        _LOGGER.info("layer %d: %s", index, rows.reason)
+        log = Log(self.progress, rows, self.observer.on_step)
+        log.visits.reads += not rows.shards.held
+        survey = rows.survey(self.seeds[index])
+        if survey.n_bad:
+            rows.refuse()
+        return survey, log
+
+    def _encode_held_out(self, stack: Stack, cost: Cost) -> None:
+        """Have the features of rows that are held out take their place."""
+        if self.held_out is not None:
+            features = self.held_out.map(
+                Stack.encode,
+                stack,
+                n_features=cost.n_features,
+                dtype=stack.dtype,
+                name="stackedae-encode",
+            )
+            here = belongs_here(cost, features)
+            self.held_out = features.hold(here=True) if here else features
+
+    def _train_layers(self, data: Rows, survey: Survey, log: Log, scratch: ExitStack) -> None:
+        """Train every layer on the features of the one below, until there is none left to train."""
+        layers, rows, held_besides = self.settings.layers, data, 0
+        for index, settings in enumerate(layers):
+            if len(self.progress.layers) == len(layers):
+                return
+            if index:
+                below, cost = (
+                    self.progress.layers[index - 1],
+                    settings.cost(layers[index - 1].n_hidden, "identity"),
+                )
+                rows = features_of(
+                    rows,
+                    below,
+                    cost,
+                    self.training.n_evaluations,
+                    scratch,
+                    held_besides=held_besides,
+                )
+                self._encode_held_out(Stack([below]), cost)
+                if self.settings.fine_tune or self.targets is not None:
+                    held_besides = data.shards.n_bytes if data.shards.held else 0
+            if index == len(self.progress.layers):
+                if index:
+                    survey, log = self._look_at(rows, index)
+                self._train_layer(index, rows, survey, log)
+
+    def _train_layer(self, index: int, rows: Rows, survey: Survey, log: Log) -> None:
+        settings, before = self.settings.layers[index], self.settings.start[index : index + 1]
+        output_activation = settings.output_activation
+        if output_activation == "auto":
+            output_activation = "identity" if survey.n_outside else "logistic"
+        if settings.corruption is not None:
+            noise = replace(settings.corruption, seed=self.seeds[index], phase=index)
+            settings = replace(settings, corruption=noise)
+        cost = settings.cost(rows.shards.n_features, output_activation, survey.fill)
+        moments = moments_of(survey.sample, survey.fill)
+        log.visits.reads += 0 if survey.sample.held else 2  # for the mean, and around it
+        start = cost.initial_params(self.rngs[index], moments)
+        if before and before[0].cost.layout == cost.layout:
+            start = before[0].params.astype(np.float64)
+        preconditioner = cost.preconditioner(moments)
+        self._minimise(
+            cost, rows.shards, survey.sample, preconditioner, start, index, log, near=bool(before)
+        )
+
+    def _train_head(self, data: Rows, targets: Targets) -> None:
+        """Train what predicts, on the features of the last layer."""
+        index, stack = len(self.settings.layers), Stack(self.progress.layers)
+        if self.progress.head is not None:
+            return
+        cost = targets.cost((self.settings.layers[-1].n_hidden,), alpha=self.settings.alpha)
+        features = data.shards.map(
+            Stack.encode,
+            stack,
+            n_features=cost.n_features,
+            dtype=stack.dtype,
+            name="stackedae-encode",
+        )
+        rows = held_if_they_fit(replace(data, shards=features), cost)
+        self._encode_held_out(stack, cost)
+        log, sample = (
+            Log(self.progress, rows, self.observer.on_step),
+            self._sample(rows, cost, index),
+        )
+        preconditioner = cost.preconditioner([moments_of(sample)])
+        start = cost.layout.zeros()
+        self._minimise(cost, rows.shards, sample, preconditioner, start, index, log)
+
+    def _tune(self, data: Rows, fill: tuple[float, ...]) -> None:
+        """Train all together, from where each has come."""
+        if self.progress.tuned is not None:
+            return
+        index, layers = self.progress.done, self.progress.layers
+        cost = self._network(fill)
+        log, sample = (
+            Log(self.progress, data, self.observer.on_step),
+            self._sample(data, cost, index),
+        )
+        moments = moments_within(sample, cost, layers)
+        start = parameters_of_all(cost, layers, self.progress.head)
+        preconditioner = cost.preconditioner(moments)
+        self._minimise(cost, data.shards, sample, preconditioner, start, index, log, near=True)
+
+    def _network(self, fill: tuple[float, ...]) -> NetworkCost:
+        """Return the cost of all layers together, with a head if there are targets."""
+        layers = self.progress.layers
+        sizes = (layers[0].cost.n_features, *(layer.cost.n_hidden for layer in layers))
+        common: dict[str, Any] = {
+            "activation": tuple(layer.cost.activation for layer in layers),
+            "alpha": self.settings.alpha,
+            "fill": fill,
+        }
+        noise = self.settings.layers[0].corruption
+        if noise is not None:
+            index = len(layers) + 1
+            common["corruption"] = replace(noise, seed=self.seeds[index], phase=index)
+        if self.targets is not None:
+            return self.targets.cost(sizes, **common)
+        outputs = tuple(layer.cost.output_activation for layer in layers)
+        return DeepCost(sizes, output_activation=outputs, tied=self.settings.tied, **common)
+
+    def _sample(self, rows: Rows, cost: Cost, index: int) -> Shards:
+        """Return some of the rows, or all if they are few."""
+        shards = rows.shards
+        if not is_worth_sampling(shards.n_rows):
+            return shards
+        here = belongs_here(cost, shards, SAMPLE_SHARE)
+        return shards.draw(Draw(0.0, SAMPLE_SHARE, self.seeds[index]), here=here)
+
+    def _minimise(
+        self,
+        cost: Cost,
+        shards: Shards,
+        sample: Shards,
+        preconditioner: Any,
+        start: Vector,
+        index: int,
+        log: Log,
+        *,
+        near: bool = False,
+    ) -> None:
+        """Minimise a cost, from where the progress in `log` stands, and keep what was learned."""
+        training, seed = self.training, self.seeds[index]
+        minimisation = Minimisation(
+            cost,
+            shards,
+            sample,
+            preconditioner,
+            start,
+            training,
+            seed,
+            log.visits,
+            near,
+            self.held_out,
+        )
+        at = log.progress.position or minimisation.first()
+        state = minimisation.run(at, partial(log.on_step, cost))
+        if state.evaluation is None or not state.evaluation.is_finite:
+            raise DataError(f"The cost at the start is not finite: {Status.NOT_FINITE.advice}.")
+        self.progress = log.progress.finished(training.dtype)
+        self.observer.on_layer(self.progress)
 
 
 def moments_of(sample: Shards, fill: tuple[float, ...] = ()) -> Moments:
     """Return the mean and covariance of rows, with what stands in for entries that are missing."""
     summing, scattering = (partial(each, fill=fill) for each in (column_sums, scatter_sums))
-    mean = sample.sum(each_alone(summing), name="stackedae-mean") / sample.n_rows
+    total = sample.total_weight
+    mean = sample.sum(each_alone(summing), name="stackedae-mean") / total
     scatter = sample.sum(each_alone(scattering), mean, name="stackedae-covariance")
-    return Moments.from_sums(mean, scatter, sample.n_rows)
+    return Moments.from_sums(mean, scatter, total)
 
 
-@dataclass(frozen=True)
-class Minimisation:
-    """A cost to be minimised over rows: all of them in every step, or progressively.
+def checksum_of(shards: Shards) -> int:
+    """Return a checksum that tells rows from others."""
+    each = shards.gather(checksum_of_rows, name="stackedae-checksum")
+    return zlib.crc32(repr(each).encode())
+
+
+def moments_within(sample: Shards, cost: NetworkCost, layers: Sequence[Layer]) -> list[Moments]:
+    """Return the moments of what goes into each layer of a network, up and, without a head, down.
 
     Parameters
     ----------
-    cost : AutoEncoderCost
-        What to minimise.
-    rows : Rows
-        What to minimise it over.
     sample : Shards
-        Some of them, to start with.
-    moments : Moments
-        What the preconditioner is made of.
-    start : ndarray of shape (cost.layout.size,)
-        First parameters.
-    training : TrainingSettings
-        How.
-    seed : int
-        Of samples.
-    visits : Visits
-        Where rows are counted.
+        Rows.
+    cost : DeepCost, ClassifierCost or RegressorCost
+        Of the network.
+    layers : sequence of Layer
+        What it begins with.
     """
+    whole, dtype = Stack(layers), Stack(layers).dtype
+    up: list[Any] = [Stack(layers[:n]).encode for n in range(1, len(layers) + 1)]
+    down: list[Any] = []
+    if isinstance(cost, DeepCost):
+        down = [
+            partial(_back_down, whole, Stack(layers[n:])) for n in range(len(layers) - 1, 0, -1)
+        ]
+    widths = [layer.cost.n_hidden for layer in layers]
+    widths += [layer.cost.n_features for layer in reversed(layers[1:])]
+    inputs = [
+        sample.map(function, n_features=width, dtype=dtype, name="stackedae-encode")
+        for function, width in zip((*up, *down), widths, strict=False)
+    ]
+    return [moments_of(sample, cost.fill), *map(moments_of, inputs)]
 
-    cost: AutoEncoderCost
-    rows: Rows
-    sample: Shards
-    moments: Moments
-    start: Vector
-    training: TrainingSettings
-    seed: int
-    visits: Visits
 
-    def run(self, at: tuple[Stage, SolverState], on_step: OnStep) -> SolverState:
-        """Go through stages from any state of any of them, and return the last state.
-
-        Parameters
-        ----------
-        at : (Stage, SolverState)
-            `first()`, or what `on_step` was called with after some step.
-        on_step : callable
-            Called after every step.
-
-        Returns
-        -------
-        SolverState
-            Its evaluation is over all rows.
-        """
-        stage, state = at
-        while True:
-            state = self._go_through(stage, state, on_step)
-            following = self._following(stage, state)
-            if following is None:
-                return state
-            stage, state = following
-
-    def first(self) -> tuple[Stage, SolverState]:
-        """Return where to begin."""
-        training, state = self.training, SolverState(params=self.start)
-        sampled = training.solver == "lbfgs" and training.batching == "progressive"
-        if sampled and is_worth_sampling(self.rows.shards.n_rows):
-            return Stage("growing", training.max_iter, n_rows=FIRST_SAMPLE_ROWS), state
-        return Stage("full", training.max_iter), state
-
-    def _go_through(self, stage: Stage, state: SolverState, on_step: OnStep) -> SolverState:
-        step_until = partial(minimize, start=state, max_iter=stage.until, tol=self.training.tol)
-        if stage.name == "growing":
-            halves = halves_of(self.sample, stage.n_rows)
-            test = NormTest(stage.norms)
-            return step_until(
-                self._lbfgs,
-                HalvedObjective(self.cost, *halves, self.visits),
-                on_step=lambda state: on_step(replace(stage, norms=test.norms), state),
-                enough=test,
-            )
-        solver: Any = self._lbfgs
-        if stage.name == "surrogate":
-            solver = Surrogate(self._lbfgs, self._preconditioner.inverse)
-        elif self.training.solver == "gd":
-            solver = GradientDescent(self._search)
-        return step_until(solver, self._objective, on_step=partial(on_step, stage))
-
-    def _following(self, stage: Stage, state: SolverState) -> tuple[Stage, SolverState] | None:
-        """Return the stage after one that has ended, and where it begins."""
-        training, now = self.training, state.iteration
-        if stage.name == "growing":
-            if is_whole(self.sample, stage.n_rows):
-                return Stage("surrogate", now + training.n_steps), state.restarted()
-            larger = next_size(stage.n_rows)
-            return Stage("growing", now + training.max_iter, n_rows=larger), state.restarted()
-        if stage.name == "full" or state.status is not Status.LINE_SEARCH_FAILED:
-            return None
-        # Samples do not speak for all rows here, or not any more: go on without
-        # them, for what is left of the steps; from the start if they never did.
-        left = stage.until - now
-        misled = training.n_steps - left <= COST_WINDOW
-        n_iter = training.max_iter if misled else int(STEP_WORTH * left)
-        state = replace(state.restarted(), pairs=(), params=self.start if misled else state.params)
-        return Stage("full", now + min(n_iter, training.max_iter)), state
-
-    @cached_property
-    def _objective(self) -> DaskObjective:
-        return DaskObjective(self.cost, self.rows.shards, seed=self.seed, visits=self.visits)
-
-    @cached_property
-    def _preconditioner(self) -> Any:
-        return self.cost.preconditioner(self.moments)
-
-    @cached_property
-    def _lbfgs(self) -> LBFGS:
-        return LBFGS(self._search, preconditioner=self._preconditioner)
-
-    @property
-    def _search(self) -> StrongWolfe:
-        return StrongWolfe(rounding=float(np.finfo(self.training.dtype).eps))
+def _back_down(whole: Stack, upper: Stack, X: Array) -> Array:
+    """Return what the upper layers reconstruct of the input of the lowest of them."""
+    return upper.decode(whole.encode(X))

@@ -172,7 +172,7 @@ def test_other_parameters_are_refused(X, settings, message):
 
 def test_another_version_is_refused(X, monkeypatch):
     begun(X)
-    monkeypatch.setattr("stackedae.estimators.__version__", "9.0")
+    monkeypatch.setattr("stackedae.base.__version__", "9.0")
     with pytest.raises(CheckpointError, match=r"with version='.*', and it is '9\.0' now"):
         estimator().fit(X)
 

@@ -19,9 +19,19 @@ FLOORS = [
     {
         *("checkpoint", "cutting", "fitting", "growth", "patches", "persistence", "preprocessing"),
         *("mapping", "progress", "rows", "samples", "sampling", "spectrum"),
-        *("training", "whitening"),
+        *("minimisation", "targets", "training", "whitening"),
     },
-    {"cli", "datasets", "estimators", "features", "plotting", "report", "__init__"},
+    {
+        "base",
+        "supervised",
+        "cli",
+        "datasets",
+        "estimators",
+        "features",
+        "plotting",
+        "report",
+        "__init__",
+    },
 ]
 ENGINE = {"dask", "distributed", "zarr", "xarray"}
 OPTIONAL = {"matplotlib", "skimage.io", "tifffile"}

@@ -110,9 +110,8 @@ def outcomes(estimator: Reportable) -> list[Outcome]:
 def _outcome(number: int, status: Status, all_iterations: bool) -> Outcome:
     if status is Status.MAX_ITER and all_iterations:
         return Outcome(True, "As asked.", f"Layer {number} took all iterations, as tol=0 has it.")
-    good = status is Status.CONVERGED
     text = f"Layer {number} ended as {status.name}: {status.advice}."
-    return Outcome(good, "Converged." if good else "Not converged.", text)
+    return Outcome(status.is_good, "Converged." if status.is_good else "Not converged.", text)
 
 
 def of_layers(estimator: Reportable) -> Table:

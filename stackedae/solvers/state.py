@@ -23,6 +23,9 @@ class Status(Enum):
     INTERRUPTED = (
         "training was interrupted: fit again, with the same checkpoint if there is one, to go on"
     )
+    STOPPED_EARLY = (
+        "samples that were held out cost no less any more: the best parameters were kept"
+    )
     CONVERGED = "the tolerance was reached"
     MAX_ITER = (
         "max_iter was reached before the tolerance: raise max_iter, or raise tol "
@@ -36,6 +39,11 @@ class Status(Enum):
         "the cost or its gradient became NaN or infinite: scale the data to about [0, 1] or unit "
         "variance, or lower the weights of the penalties"
     )
+
+    @property
+    def is_good(self) -> bool:
+        """Whether there was nothing left to gain."""
+        return self in (Status.CONVERGED, Status.STOPPED_EARLY)
 
     @property
     def advice(self) -> str:
