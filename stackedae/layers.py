@@ -41,22 +41,22 @@ class Layer:
     @property
     def W1(self) -> Array:
         """Encoder weights, (n_hidden, n_features)."""
-        return self.cost.layout.unpack(self.params)["W1"]
+        return self.cost.unpack(self.params)["W1"]
 
     @property
     def b1(self) -> Array:
         """Encoder biases, (n_hidden,)."""
-        return self.cost.layout.unpack(self.params)["b1"]
+        return self.cost.unpack(self.params)["b1"]
 
     @property
     def W2(self) -> Array:
-        """Decoder weights, (n_features, n_hidden)."""
-        return self.cost.layout.unpack(self.params)["W2"]
+        """Decoder weights, (n_features, n_hidden); the transpose of W1 if they are tied."""
+        return self.cost.unpack(self.params)["W2"]
 
     @property
     def b2(self) -> Array:
         """Decoder biases, (n_features,)."""
-        return self.cost.layout.unpack(self.params)["b2"]
+        return self.cost.unpack(self.params)["b2"]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stackedae.arrays import filled
 from stackedae.layout import Array, Vector
@@ -25,7 +27,8 @@ class Moments:
     mean : ndarray of shape (n_features,)
         Mean row.
     covariance : ndarray of shape (n_features, n_features) or (n_features,)
-        Covariance with divisor n_rows; its diagonal alone above `MAX_FULL_COVARIANCE` columns.
+        Covariance with divisor n_rows (of weighted rows: the sum of their weights); its diagonal
+        alone above `MAX_FULL_COVARIANCE` columns.
     """
 
     mean: Vector
@@ -34,21 +37,33 @@ class Moments:
     @property
     def standard_deviation(self) -> float:
         """Root of the mean variance of the columns."""
-        full = self.covariance.ndim == 2
-        return float(np.sqrt((np.diag(self.covariance) if full else self.covariance).mean()))
+        return float(np.sqrt(self.variances.mean()))
+
+    @property
+    def variances(self) -> Vector:
+        """Variance of every column, (n_features,)."""
+        return np.diag(self.covariance) if self.covariance.ndim == 2 else self.covariance
 
     @classmethod
     def from_sums(cls, mean: Vector, scatter: Vector, n_rows: float) -> Moments:
-        """Make moments from the mean and the sum of `scatter_sums` around it."""
+        """Make moments from the mean and the sum of `scatter_sums` around it.
+
+        `n_rows` is the sum of the weights, if rows have any.
+        """
         d = len(mean)
         covariance = scatter / n_rows
         return cls(mean, covariance if scatter.size == d else covariance.reshape(d, d))
 
 
 def scatter_sums(
-    center: Vector, X: Array, out: Vector | None = None, *, fill: Sequence[float] = ()
+    center: Vector,
+    X: Array,
+    out: Vector | None = None,
+    *,
+    fill: Sequence[float] = (),
+    weight: NDArray[Any] | None = None,
 ) -> Vector:
-    r"""Return :math:`\sum (x - c)(x - c)^T` over the rows of X, flattened and in float64.
+    r"""Return :math:`\sum w (x - c)(x - c)^T` over the rows of X, flattened and in float64.
 
     Only the diagonal is returned above `MAX_FULL_COVARIANCE` columns. Additive over rows. With the
     mean as `center` nothing cancels, however far the rows lie from zero. Products of blocks of rows
@@ -64,6 +79,8 @@ def scatter_sums(
         Sums over rows that came before: added to, and returned.
     fill : sequence of float
         What stands in for entries that are missing, one per feature; empty: none is.
+    weight : ndarray of shape (n_rows,), or None
+        w of each row; all are 1 if None.
 
     Returns
     -------
@@ -76,24 +93,42 @@ def scatter_sums(
     dtype = np.result_type(X.dtype, np.float32)
     for rows in row_blocks(len(X), X.shape[1]):
         block = (filled(X[rows], fill) - center).astype(dtype)
+        if weight is not None:
+            block *= np.sqrt(weight[rows])[:, None].astype(dtype)  # so the product is symmetric
         total += block.T @ block if full else np.einsum("ij,ij->j", block, block)
     return total.ravel()
 
 
-def column_sums(X: Array, out: Vector | None = None, *, fill: Sequence[float] = ()) -> Vector:
-    """Return the sum of every column of X, (n_features,) in float64; see `scatter_sums`."""
+def column_sums(
+    X: Array,
+    out: Vector | None = None,
+    *,
+    fill: Sequence[float] = (),
+    weight: NDArray[Any] | None = None,
+) -> Vector:
+    """Return the (weighted) sum of every column of X, (n_features,) in float64.
+
+    Parameters are those of `scatter_sums`.
+    """
     total = np.zeros(X.shape[1]) if out is None else out
     for rows in row_blocks(len(X), X.shape[1]):
-        total += filled(X[rows], fill).sum(axis=0, dtype=np.float64)
+        total += _sum_of(filled(X[rows], fill), _part(weight, rows))
     return total
 
 
-def survey_sums(X: Array, out: Vector | None = None, *, missing: bool = False) -> Vector:
+def survey_sums(
+    X: Array,
+    out: Vector | None = None,
+    *,
+    missing: bool = False,
+    weight: NDArray[Any] | None = None,
+) -> Vector:
     """Return what is to be known of rows before they are used.
 
     That is the number of entries outside [0, 1], the number of blocks with NaN or infinity, and a
     CRC-32 of the bytes, which goes on from that in `out`. If entries may be `missing`, NaN is no
-    harm; then there are also the number and the sum of the entries that are present, by column.
+    harm; then there are also the number and the sum of the entries that are present, by column,
+    both with the weights of the rows.
 
     Parameters
     ----------
@@ -103,6 +138,8 @@ def survey_sums(X: Array, out: Vector | None = None, *, missing: bool = False) -
         Sums over rows that came before: added to, and returned.
     missing : bool
         Whether NaN stands for entries that are missing.
+    weight : ndarray of shape (n_rows,), or None
+        Weight of each row; all are 1 if None.
 
     Returns
     -------
@@ -125,8 +162,19 @@ def survey_sums(X: Array, out: Vector | None = None, *, missing: bool = False) -
         total[1] += bad
         if missing and not bad:
             n_present, present = total[3:].reshape(2, -1)
-            n_present += len(block) - np.count_nonzero(np.isnan(block), axis=0)
-            present += np.nansum(block, axis=0, dtype=np.float64)
+            is_missing, of_each = np.isnan(block), _part(weight, rows)
+            n_present += _sum_of(~is_missing, of_each)
+            present += _sum_of(np.where(is_missing, block.dtype.type(0), block), of_each)
+    return total
+
+
+def _part(weight: NDArray[Any] | None, rows: slice) -> Vector | None:
+    return None if weight is None else weight[rows].astype(np.float64)
+
+
+def _sum_of(block: NDArray[Any], weight: Vector | None) -> Vector:
+    """Return the (weighted) sum of rows."""
+    total: Vector = block.sum(axis=0, dtype=np.float64) if weight is None else weight @ block
     return total
 
 

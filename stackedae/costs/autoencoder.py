@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stackedae.arrays import AnyArray, filled
 from stackedae.costs.activations import ACTIVATIONS, Activation
 from stackedae.costs.kernel import Kernel
-from stackedae.costs.preconditioner import AutoEncoderPreconditioner, regularised
+from stackedae.costs.preconditioner import (
+    AutoEncoderPreconditioner,
+    regularised,
+)
 from stackedae.errors import ArgumentError, DataError
 from stackedae.evaluation import Evaluation
 from stackedae.layout import Array, Layout, Vector
 from stackedae.moments import Moments
+from stackedae.noise import Corruption
 
 _KL_EDGE = np.finfo(np.float64).eps
 """Mean activations are kept this far from 0 and 1, where the divergence is infinite."""
@@ -42,6 +48,13 @@ class AutoEncoderCost:
     encoder gets :math:`\tilde x = m \circ x + (1-m) \circ \varphi` for x, and the reconstruction is
     :math:`\frac1n \sum_i \tfrac12 \lVert m_i \circ (r_i - \tilde x_i) \rVert^2`.
 
+    With `corruption` the auto-encoder learns to remove noise: the encoder gets x (filled, if need
+    be) with noise in it, the reconstruction is compared with x itself. The noise of a row is the
+    same in every evaluation. `encode` and `decode` add none.
+
+    Rows may have weights w; then every mean is a weighted one,
+    :math:`\frac1{\sum_i w_i} \sum_i w_i \cdots` for :math:`\frac1n \sum_i \cdots`.
+
     Parameters
     ----------
     n_features, n_hidden : int
@@ -57,11 +70,17 @@ class AutoEncoderCost:
     fill : tuple of float
         φ, what stands in for entries that are missing (NaN), one per feature; empty: none may be
         missing.
+    tied : bool
+        Whether W2 is W1ᵀ. J is the same function, so that decay counts the matrix in both of its
+        roles: :math:`\alpha \lVert W_1 \rVert^2`.
+    corruption : Corruption or None
+        The noise; None: there is none.
 
     Attributes
     ----------
     layout : Layout
-        Where W1 (h, d), b1 (h,), W2 (d, h) and b2 (d,) lie in the vector of parameters, row-major.
+        Where W1 (h, d), b1 (h,), W2 (d, h; not if tied) and b2 (d,) lie in the vector of
+        parameters, row-major.
     sums_layout : Layout
         Where the sums over rows lie in the vector that `chunk_sums` returns.
 
@@ -106,6 +125,8 @@ class AutoEncoderCost:
     sparsity_target: float = 0.05
     sparsity_weight: float = 3.0
     fill: tuple[float, ...] = ()
+    tied: bool = False
+    corruption: Corruption | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_features", "n_hidden"):
@@ -159,9 +180,21 @@ class AutoEncoderCost:
     def _sparse(self) -> bool:
         return self.sparsity_weight > 0
 
+    @property
+    def aside(self) -> tuple[str, ...]:
+        """What the cost needs to know of rows beside the rows: "row" if they are corrupted."""
+        return () if self.corruption is None else ("row",)
+
     @cached_property
     def layout(self) -> Layout:
         """Layout of the parameters."""
+        shapes = dict(self._untied_layout.shapes)
+        if self.tied:
+            del shapes["W2"]
+        return Layout.of(**shapes)
+
+    @cached_property
+    def _untied_layout(self) -> Layout:
         d, h = self.n_features, self.n_hidden
         return Layout.of(W1=(h, d), b1=(h,), W2=(d, h), b2=(d,))
 
@@ -175,8 +208,33 @@ class AutoEncoderCost:
     @cached_property
     def stage_layout(self) -> Layout:
         """Layout of the sums over rows, where the mean activations are known beforehand."""
-        shapes = {"n_rows": (), "squared_error": (), "activation": (self.n_hidden,)}
-        return Layout.of(**shapes, **dict(self.layout.shapes))
+        counts = {"n_rows": (), "weight": (), "squared_error": ()}
+        return Layout.of(**counts, activation=(self.n_hidden,), **dict(self._untied_layout.shapes))
+
+    def unpack(self, params: Array) -> dict[str, Array]:
+        """Return W1, b1, W2 and b2, as views.
+
+        Parameters
+        ----------
+        params : ndarray of shape (layout.size,)
+            Parameters.
+
+        Returns
+        -------
+        dict of str to ndarray
+            W2 is the transpose of W1 if they are tied.
+
+        Examples
+        --------
+        >>> from stackedae.costs import AutoEncoderCost
+        >>> cost = AutoEncoderCost(n_features=3, n_hidden=2, tied=True)
+        >>> {name: each.shape for name, each in cost.unpack(cost.layout.zeros()).items()}
+        {'W1': (2, 3), 'b1': (2,), 'b2': (3,), 'W2': (3, 2)}
+        """
+        P = self.layout.unpack(params)
+        if self.tied:
+            P["W2"] = P["W1"].T
+        return P
 
     def initial_params(self, rng: np.random.Generator, moments: Moments | None = None) -> Vector:
         r"""Draw a start: weights uniform in :math:`\pm\sqrt{6/(d+h+1)}`, biases zero.
@@ -184,7 +242,9 @@ class AutoEncoderCost:
         Given the moments of the rows, weights are in units of their standard deviation σ (W1 of
         1/(3σ), so that hidden units start where f is nearly linear), and biases such that the mean
         row activates every hidden unit by ρ (by f(0) if there is no sparsity term) and comes out
-        where no unit is active.
+        where no unit is active. Where there is noise, σ and the mean row of the encoder are those
+        of rows with noise. Tied weights are in units of the geometric mean of 1/(3σ) and σ: 1/√3
+        without noise, whatever σ is.
 
         Parameters
         ----------
@@ -200,17 +260,25 @@ class AutoEncoderCost:
         bound = np.sqrt(6.0 / (self.n_features + self.n_hidden + 1))
         params = self.layout.zeros()
         P = self.layout.unpack(params)
-        for name in ("W1", "W2"):
+        for name in ("W1",) if self.tied else ("W1", "W2"):
             P[name][...] = rng.uniform(-bound, bound, P[name].shape)
         if moments is not None:
-            sigma = moments.standard_deviation or 1.0
-            P["W1"] /= 3 * sigma
-            P["W2"] *= sigma
-            P["b1"][...] = -P["W1"] @ moments.mean
+            seen = self._seen(moments)
+            sigma, sigma_seen = (each.standard_deviation or 1.0 for each in (moments, seen))
+            if self.tied:
+                P["W1"] *= math.sqrt(sigma / (3 * sigma_seen))
+            else:
+                P["W1"] /= 3 * sigma_seen
+                P["W2"] *= sigma
+            P["b1"][...] = -P["W1"] @ seen.mean
             P["b2"][...] = self._g.inverse(moments.mean)
             if self._sparse:
                 P["b1"] += self._f.inverse(np.asarray(self._target_activation))
         return params
+
+    def _seen(self, moments: Moments) -> Moments:
+        """Return the moments of what the encoder gets of rows with these."""
+        return moments if self.corruption is None else self.corruption.moments(moments)
 
     @property
     def _target_activation(self) -> float:
@@ -234,10 +302,11 @@ class AutoEncoderCost:
         if self._sparse:
             rho, width = self.sparsity_target, self._f.high - self._f.low
             code_mean, code_variance = self._target_activation, rho * (1 - rho) * width**2
+        seen = self._seen(moments)
         return AutoEncoderPreconditioner(
             self.layout,
-            moments.mean,
-            regularised(moments.covariance),
+            seen.mean,
+            regularised(seen.covariance),
             code_mean,
             code_variance,
         )
@@ -261,15 +330,23 @@ class AutoEncoderCost:
 
         Entries that are missing are filled, if there is a `fill`.
         """
-        P = self.layout.unpack(params)
+        P = self.unpack(params)
         return _affine(filled(X, self.fill), P["W1"], P["b1"], self._f)
 
     def decode(self, params: Array, A: Array) -> Array:
         """Return the reconstruction r = g(W2 a + b2) of rows A, (n_rows, n_features)."""
-        P = self.layout.unpack(params)
+        P = self.unpack(params)
         return _affine(A, P["W2"], P["b2"], self._g)
 
-    def chunk_sums(self, params: Vector, X: AnyArray, out: Vector | None = None) -> Vector:
+    def chunk_sums(
+        self,
+        params: Vector,
+        X: AnyArray,
+        out: Vector | None = None,
+        *,
+        row: NDArray[Any] | None = None,
+        weight: NDArray[Any] | None = None,
+    ) -> Vector:
         """Sum over the rows of X everything that the cost and its gradient need.
 
         Parameters
@@ -283,6 +360,10 @@ class AutoEncoderCost:
         out : ndarray of shape (sums_layout.size,), float64, or None
             Sums over rows that came before: added to, and returned. Where these rows fill whole
             blocks (`stackedae.memory.rows_per_block`), the bits are those of one call for all rows.
+        row : ndarray of shape (n_rows,), or None
+            Number of each row in the data, which its noise depends on; 0, 1, … if None.
+        weight : ndarray of shape (n_rows,), or None
+            Weight of each row; all are 1 if None.
 
         Returns
         -------
@@ -292,12 +373,19 @@ class AutoEncoderCost:
         Raises
         ------
         ArgumentError
-            If X is not two-dimensional with `n_features` columns.
+            If X is not two-dimensional with `n_features` columns, or there is not one number for
+            each of its rows.
         """
-        return self.kernel(params, X).chunk_sums(X, out)
+        return self.kernel(params, X).chunk_sums(X, out, row=row, weight=weight)
 
     def forward(
-        self, params: Vector, X: AnyArray, out: Vector | None = None
+        self,
+        params: Vector,
+        X: AnyArray,
+        out: Vector | None = None,
+        *,
+        row: NDArray[Any] | None = None,
+        weight: NDArray[Any] | None = None,
     ) -> tuple[AnyArray, Vector]:
         """Return the codes of all rows, to be kept for `backward`, and the sum of activations.
 
@@ -312,15 +400,17 @@ class AutoEncoderCost:
             Rows.
         out : ndarray of shape (n_hidden,), float64, or None
             Sums over rows that came before: added to, and returned.
+        row, weight : ndarray of shape (n_rows,), or None
+            As for `chunk_sums`.
 
         Returns
         -------
         codes : array of shape (n_rows, n_hidden + 1)
             Hidden activations, and a unit that is always 1.
         activation : ndarray of shape (n_hidden,), float64
-            Their sum over rows; additive.
+            Their (weighted) sum over rows; additive.
         """
-        return self.kernel(params, X).forward(X, out)
+        return self.kernel(params, X).forward(X, out, row=row, weight=weight)
 
     def backward(
         self,
@@ -330,6 +420,8 @@ class AutoEncoderCost:
         out: Vector | None = None,
         *,
         codes: AnyArray | None = None,
+        row: NDArray[Any] | None = None,
+        weight: NDArray[Any] | None = None,
     ) -> Vector:
         """Return the other sums that `finish` needs, given the mean activations over *all* rows.
 
@@ -338,13 +430,15 @@ class AutoEncoderCost:
         params : ndarray of shape (layout.size,)
             Parameters.
         mean_activations : ndarray of shape (n_hidden,)
-            What the sums of `forward` over all rows come to.
+            What the sums of `forward` over all rows come to, divided by the weight of all.
         X : array of shape (n_rows, n_features)
             Rows.
         out : ndarray of shape (stage_layout.size,), float64, or None
             Sums over rows that came before: added to, and returned.
         codes : array of shape (n_rows, n_hidden + 1) or None
             What `forward` returned for these rows; computed again, to the same bits, if None.
+        row, weight : ndarray of shape (n_rows,), or None
+            As for `chunk_sums`.
 
         Returns
         -------
@@ -352,9 +446,17 @@ class AutoEncoderCost:
             For `finish`, which takes the sum of activations from `forward`. The sparsity term is
             in the sums for W1 and b1, whose gradients need nothing else.
         """
-        return self.kernel(params, X, mean_activations).backward(X, out, codes=codes)
+        kernel = self.kernel(params, X, mean_activations)
+        return kernel.backward(X, out, codes=codes, row=row, weight=weight)
 
-    def evaluate(self, params: Vector, X: AnyArray) -> Evaluation:
+    def evaluate(
+        self,
+        params: Vector,
+        X: AnyArray,
+        *,
+        row: NDArray[Any] | None = None,
+        weight: NDArray[Any] | None = None,
+    ) -> Evaluation:
         """Return the cost and its gradient over rows that are all at hand.
 
         Parameters
@@ -363,6 +465,8 @@ class AutoEncoderCost:
             Parameters.
         X : array of shape (n_rows, n_features)
             Rows.
+        row, weight : ndarray of shape (n_rows,), or None
+            As for `chunk_sums`.
 
         Returns
         -------
@@ -381,10 +485,12 @@ class AutoEncoderCost:
         True
         """
         if not self._sparse:
-            return self.finish(params, self.chunk_sums(params, X))
-        codes, activation = self.forward(params, X)
-        mean = activation / max(1, X.shape[0])
-        return self.finish(params, self.backward(params, mean, X, codes=codes), activation)
+            return self.finish(params, self.chunk_sums(params, X, row=row, weight=weight))
+        codes, activation = self.forward(params, X, row=row, weight=weight)
+        total = X.shape[0] if weight is None else float(np.sum(weight))
+        mean = activation / (total or 1)  # no rows are refused in the end
+        sums = self.backward(params, mean, X, codes=codes, row=row, weight=weight)
+        return self.finish(params, sums, activation)
 
     def kernel(self, params: Vector, X: AnyArray, mean_activations: Vector | None = None) -> Kernel:
         """Return what computes sums over rows like X at these parameters, chunk after chunk.
@@ -413,11 +519,11 @@ class AutoEncoderCost:
             raise ArgumentError(
                 "X.shape", X.shape, "does not fit the cost", f"pass (n_rows, {self.n_features})"
             )
-        P, slope, layout = self.layout.unpack(params), None, self.sums_layout
+        P, slope, layout = self.unpack(params), None, self.sums_layout
         if self._sparse and mean_activations is not None:
             slope, layout = self._divergence(mean_activations)[1], self.stage_layout
         fill = np.array(self.fill) if self.fill else None
-        return Kernel(self._f, self._g, layout, P, X, slope, fill)
+        return Kernel(self._f, self._g, layout, P, X, slope, fill, self.corruption)
 
     def finish(self, params: Vector, sums: Vector, activation: Vector | None = None) -> Evaluation:
         """Turn sums over all rows into the cost and its gradient.
@@ -439,19 +545,19 @@ class AutoEncoderCost:
         Raises
         ------
         DataError
-            If the sums are over no rows.
+            If the sums are over no rows, or over none that has a weight.
         """
-        P = self.layout.unpack(params)
+        P = self.unpack(params)
         S = (self.sums_layout if activation is None else self.stage_layout).unpack(sums)
-        n = float(S["n_rows"])
-        if n < 1:
+        n_rows, total = int(S["n_rows"]), float(S["weight"])
+        if n_rows < 1:
             raise DataError("X has no rows: a cost needs at least one; pass more data.")
-        mean_activations = (S["activation"] if activation is None else activation) / n
-        gradient = self.layout.pack({name: S[name] for name, _ in self.layout.shapes})
-        gradient /= n
-        G = self.layout.unpack(gradient)
+        if not total > 0:
+            raise DataError(f"The weights of X add up to {total}: pass some that are positive.")
+        mean_activations = (S["activation"] if activation is None else activation) / total
+        G = {name: S[name] / total for name, _ in self._untied_layout.shapes}
         terms = {
-            "reconstruction": float(S["squared_error"]) / (2 * n),
+            "reconstruction": float(S["squared_error"]) / (2 * total),
             "decay": self.alpha / 2 * float(np.vdot(P["W1"], P["W1"]) + np.vdot(P["W2"], P["W2"])),
             "sparsity": 0.0,
         }
@@ -460,14 +566,16 @@ class AutoEncoderCost:
         if self._sparse:
             terms["sparsity"], slope = self._divergence(mean_activations)
             if activation is None:
-                G["W1"] += slope[:, None] * S["slope_x"] / n
-                G["b1"] += slope * S["slope"] / n
+                G["W1"] += slope[:, None] * S["slope_x"] / total
+                G["b1"] += slope * S["slope"] / total
+        if self.tied:
+            G["W1"] += G.pop("W2").T
         return Evaluation(
             cost=sum(terms.values()),
-            gradient=gradient,
+            gradient=self.layout.pack(G),
             terms=terms,
             means={"activations": mean_activations.astype(np.float64)},
-            n_rows=int(n),
+            n_rows=n_rows,
         )
 
     def _divergence(self, mean_activations: Array) -> tuple[float, Array]:

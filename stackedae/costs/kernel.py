@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stackedae.arrays import (
     POOL,
@@ -24,8 +25,31 @@ from stackedae.arrays import (
     to_numpy,
 )
 from stackedae.costs.activations import Activation
+from stackedae.errors import ArgumentError
 from stackedae.layout import Array, Layout, Vector
 from stackedae.memory import blocks_per_stack, row_stacks, rows_per_block
+from stackedae.noise import Corruption
+
+
+class Blocks(NamedTuple):
+    """A stack of blocks of rows, and what is known of these.
+
+    Parameters
+    ----------
+    rows : slice
+        Which rows they are.
+    x : array of shape (n_blocks, m, n_features)
+        The rows, with what stands in for missing entries.
+    seen : array of shape (n_blocks, m, n_features)
+        What the encoder gets of them: x, or x with noise in it.
+    weight : array of shape (n_blocks, m) or None
+        Of each row; None: all are 1.
+    """
+
+    rows: slice
+    x: AnyArray
+    seen: AnyArray
+    weight: AnyArray | None
 
 
 class Kernel:
@@ -54,6 +78,8 @@ class Kernel:
         Slope c of the divergence if it is known; else f'(z) is summed up, to apply it later.
     fill : ndarray of shape (n_features,) or None
         What stands in for entries that are missing; None: none is.
+    corruption : Corruption or None
+        Noise in what the encoder gets; None: there is none.
     """
 
     def __init__(
@@ -65,6 +91,7 @@ class Kernel:
         like: AnyArray,
         slope: Array | None = None,
         fill: Vector | None = None,
+        corruption: Corruption | None = None,
     ) -> None:
         self.f, self.g, self.sums_layout, self.P = f, g, sums_layout, P
         self.xp, self.like, self.dtype = namespace_of(like), like, arithmetic_dtype(like)
@@ -72,23 +99,37 @@ class Kernel:
         self.rows_per_block, self.n_blocks = rows_per_block(d), blocks_per_stack(d, h + 1)
         self.slope = None if slope is None else self.in_rows("slope", np.append(slope, 0.0))
         self.sums_slope = slope is None and "slope" in sums_layout.slices
-        self.fill = None
+        self.fill, self.corruption = None, corruption
         if fill is not None and is_floating(like):
             self.fill = self.in_rows("fill", fill)
         self.layout = _with_unit(sums_layout, self.sums_slope)
         self.views: dict[tuple[int, ...], _Buffers] = {}
         _SCRATCH.user = id(self)
 
-    def chunk_sums(self, X: AnyArray, out: Vector | None = None) -> Vector:
+    def chunk_sums(
+        self,
+        X: AnyArray,
+        out: Vector | None = None,
+        *,
+        row: NDArray[Any] | None = None,
+        weight: NDArray[Any] | None = None,
+    ) -> Vector:
         """See `AutoEncoderCost.chunk_sums`."""
         self.begin(out)
-        for _, x in self.stacks_of(X):
-            a = self.buffers_for(x).codes
-            self.encode(x, a)
-            self.backpropagate(x, a)
+        for blocks in self.stacks_of(X, row, weight):
+            a = self.buffers_for(blocks.x).codes
+            self.encode(blocks, a)
+            self.backpropagate(blocks, a)
         return self.sums(out)
 
-    def forward(self, X: AnyArray, out: Vector | None = None) -> tuple[AnyArray, Vector]:
+    def forward(
+        self,
+        X: AnyArray,
+        out: Vector | None = None,
+        *,
+        row: NDArray[Any] | None = None,
+        weight: NDArray[Any] | None = None,
+    ) -> tuple[AnyArray, Vector]:
         """See `AutoEncoderCost.forward`."""
         n_hidden = self.P["b1"].size
         shape = (X.shape[0], n_hidden + 1)
@@ -98,34 +139,44 @@ class Kernel:
             codes = empty_beside(X, shape, self.dtype)
         begin = np.zeros(n_hidden) if out is None else out
         activation = beside(X, np.append(begin, 0.0), "float64")
-        for rows, x in self.stacks_of(X):
-            self.encode(x, self.stacked(codes, rows, x))
-            for row in range(x.shape[0]):
-                activation += self.part["activation"][row, :]
+        for blocks in self.stacks_of(X, row, weight):
+            self.encode(blocks, self.stacked(codes, blocks))
+            for number in range(blocks.x.shape[0]):
+                activation += self.part["activation"][number, :]
         return codes, to_numpy(activation)[:-1]
 
     def backward(
-        self, X: AnyArray, out: Vector | None = None, *, codes: AnyArray | None = None
+        self,
+        X: AnyArray,
+        out: Vector | None = None,
+        *,
+        codes: AnyArray | None = None,
+        row: NDArray[Any] | None = None,
+        weight: NDArray[Any] | None = None,
     ) -> Vector:
         """See `AutoEncoderCost.backward`."""
         if codes is None:
-            return self.chunk_sums(X, out)
+            return self.chunk_sums(X, out, row=row, weight=weight)
         self.begin(out)
-        for rows, x in self.stacks_of(X):
-            self.backpropagate(x, self.stacked(codes, rows, x))
+        for blocks in self.stacks_of(X, row, weight):
+            self.backpropagate(blocks, self.stacked(codes, blocks))
         return self.sums(out)
 
-    def stacks_of(self, X: AnyArray) -> Iterator[tuple[slice, AnyArray]]:
-        """Yield blocks of X (n_blocks, m, d), and which rows they are, in our precision.
-
-        Entries that are missing are filled.
-        """
+    def stacks_of(
+        self, X: AnyArray, row: NDArray[Any] | None, weight: NDArray[Any] | None
+    ) -> Iterator[Blocks]:
+        """Yield blocks of X in our precision, filled, and what the encoder gets of them."""
         assert _SCRATCH.user == id(self), "another kernel was made meanwhile"
         n_rows, d = X.shape
+        _refuse_other_sizes(n_rows, row=row, weight=weight)
+        if self.corruption is not None and row is None:
+            row = np.arange(n_rows)
         for rows, n_blocks in row_stacks(n_rows, d, self.P["b1"].size + 1):
             x = cast(X[rows, :], self.dtype)
             x = self.xp.reshape(x, (n_blocks, x.shape[0] // n_blocks, d))
-            yield rows, x if self.fill is None else self.filled(x, self.fill)
+            x = x if self.fill is None else self.filled(x, self.fill)
+            of_each = None if weight is None else self.send(weight[rows].reshape(n_blocks, -1))
+            yield Blocks(rows, x, self.seen(x, rows, row), of_each)
 
     def filled(self, x: AnyArray, fill: AnyArray) -> AnyArray:
         """Return blocks x with what stands in for missing entries; remember which are present."""
@@ -133,9 +184,16 @@ class Kernel:
         fill_in(x, fill[: views.n_rows, :], views.filled, views.present)
         return views.filled
 
-    def stacked(self, codes: AnyArray, rows: slice, x: AnyArray) -> AnyArray:
+    def seen(self, x: AnyArray, rows: slice, row: NDArray[Any] | None) -> AnyArray:
+        """Return what the encoder gets of blocks x."""
+        if self.corruption is None or row is None:
+            return x
+        numbers = row[rows].reshape(x.shape[:2])
+        return self.corruption.apply(x, numbers, self.buffers_for(x).noisy)
+
+    def stacked(self, codes: AnyArray, blocks: Blocks) -> AnyArray:
         """Return the codes of these rows, stacked like the rows themselves."""
-        return self.xp.reshape(codes[rows, :], (*x.shape[:2], codes.shape[1]))
+        return self.xp.reshape(codes[blocks.rows, :], (*blocks.x.shape[:2], codes.shape[1]))
 
     def begin(self, sums: Vector | None) -> None:
         """Start from sums over rows that came before, if there are any."""
@@ -205,7 +263,12 @@ class Kernel:
         size = self.n_blocks * self.rows_per_block * self.P["W2"].shape[0]
         return self.empty("filled", size), self.empty("present", size)
 
-    def send(self, values: Array) -> AnyArray:
+    @cached_property
+    def noise(self) -> AnyArray:
+        """Rows with noise in them."""
+        return self.empty("noisy", self.n_blocks * self.rows_per_block * self.P["W2"].shape[0])
+
+    def send(self, values: NDArray[Any]) -> AnyArray:
         """Return values where X is, in the precision of the arithmetic."""
         return beside(self.like, values, self.dtype)
 
@@ -266,41 +329,70 @@ class Kernel:
                 values[...] = _begin(wide[name], values.shape)
         return total
 
-    def encode(self, x: AnyArray, a: AnyArray) -> None:
-        """Write the codes of blocks x to a, and sum them up."""
-        views = self.buffers_for(x)
-        into(a, self.xp.matmul, x, self.W1)
+    def encode(self, blocks: Blocks, a: AnyArray) -> None:
+        """Write the codes of blocks to a, and sum them up."""
+        matmul, views = self.xp.matmul, self.buffers_for(blocks.x)
+        into(a, matmul, blocks.seen, self.W1)
         a += self.b1[: views.n_rows, :]
         self.f.apply(self.xp, a)
-        into(views.part["activation"], self.xp.matmul, views.ones, a)
+        if blocks.weight is None:
+            into(views.part["activation"], matmul, views.ones, a)
+        else:
+            into(views.activation_row, matmul, self.xp.expand_dims(blocks.weight, axis=1), a)
 
-    def backpropagate(self, x: AnyArray, a: AnyArray) -> None:
-        """Compute the other sums over blocks x, whose codes are a, and add all up."""
-        xp, matmul, views = self.xp, self.xp.matmul, self.buffers_for(x)
+    def backpropagate(self, blocks: Blocks, a: AnyArray) -> None:
+        """Compute the other sums over blocks, whose codes are a, and add all up."""
+        xp, matmul, views = self.xp, self.xp.matmul, self.buffers_for(blocks.x)
         r, e, delta, slope, part = views.output, views.error, views.delta, views.slope, views.part
+        weight = None if blocks.weight is None else xp.expand_dims(blocks.weight, axis=-1)
         into(r, matmul, a, self.W2)
         self.g.apply(xp, r)
 
-        into(e, xp.subtract, r, x)
+        into(e, xp.subtract, r, blocks.x)
         if self.fill is not None:
             e *= views.present
-        part["n_rows"][...] = views.n_rows
-        into(part["squared_error"], xp.vecdot, views.flat_error, views.flat_error)
+        self.sum_errors(views, blocks.weight)
         self.g.times_derivative(xp, e, r)
-        into(part["W2"], matmul, views.error_T, a)
+        # The memory of the reconstruction, which is spent, is that of the slopes.
+        weighted = a if weight is None else into(slope, xp.multiply, a, weight)
+        into(part["W2"], matmul, views.error_T, weighted)
 
         into(delta, matmul, e, self.W2_back)
         self.f.derivative(xp, a, slope)
+        if weight is not None:
+            slope *= weight
         if self.slope is not None:
             delta += self.slope[: views.n_rows, :]
         delta *= slope
         if self.sums_slope:
-            into(part["slope_x"], matmul, views.slope_T, x)
+            into(part["slope_x"], matmul, views.slope_T, blocks.seen)
             into(part["slope"], matmul, views.ones, slope)
-        into(part["W1"], matmul, views.delta_T, x)
+        into(part["W1"], matmul, views.delta_T, blocks.seen)
         into(part["b1"], matmul, views.ones, delta)
-        for row in range(views.n_blocks):
-            self.total += self.block[row, :]
+        for number in range(views.n_blocks):
+            self.total += self.block[number, :]
+
+    def sum_errors(self, views: _Buffers, weight: AnyArray | None) -> None:
+        """Sum up the squares of the errors in `views`, and count their rows."""
+        vecdot, e, part = self.xp.vecdot, views.error, views.part
+        part["n_rows"][...] = views.n_rows
+        if weight is None:
+            part["weight"][...] = views.n_rows
+            into(part["squared_error"], vecdot, views.flat_error, views.flat_error)
+        else:
+            part["weight"][...] = self.xp.sum(weight, axis=-1)
+            into(part["squared_error"], vecdot, vecdot(e, e), weight)
+
+
+def _refuse_other_sizes(n_rows: int, **known: NDArray[Any] | None) -> None:
+    for name, values in known.items():
+        if values is not None and values.shape != (n_rows,):
+            raise ArgumentError(
+                f"{name}.shape",
+                values.shape,
+                f"does not fit {n_rows} rows",
+                f"pass ({n_rows},): one number for each",
+            )
 
 
 def _with_unit(layout: Layout, with_slope: bool) -> Layout:
@@ -346,8 +438,11 @@ class _Buffers:
         self.flat_error = view(error, 0, n_rows * d)
         self.output, self.delta = view(shared, 0, n_rows, d), view(shared, 0, n_rows, k)
         self.slope = view(shared, m * k, n_rows, k)
+        self.activation_row = xp.expand_dims(self.part["activation"], axis=1)
         if kernel.fill is not None:
             self.filled, self.present = (view(each, 0, n_rows, d) for each in kernel.filling)
+        if kernel.corruption is not None:
+            self.noisy = view(kernel.noise, 0, n_rows, d)
         self.error_T, self.delta_T, self.slope_T = (
             xp.matrix_transpose(values) for values in (self.error, self.delta, self.slope)
         )

@@ -156,7 +156,7 @@ class AutoEncoderPreconditioner(AffinePreconditioner):
     Parameters
     ----------
     layout : Layout
-        Of the parameters: W1, b1, W2, b2.
+        Of the parameters: W1, b1, W2, b2; without W2 if weights are tied.
     input_mean : ndarray of shape (n_features,)
         μ of the data.
     input_covariance : ndarray of shape (n_features, n_features) or (n_features,)
@@ -173,13 +173,15 @@ class AutoEncoderPreconditioner(AffinePreconditioner):
         code_mean: float,
         code_variance: float,
     ) -> None:
-        (n_hidden,) = dict(layout.shapes)["b1"]
-        code = Role("b2", np.full(n_hidden, code_mean))
-        factors = (
-            Factor("W1", input_covariance, (Role("b1", input_mean),)),
-            Factor("W2", np.full(n_hidden, code_variance), (code,)),
-        )
-        super().__init__(layout, factors)
+        shapes = dict(layout.shapes)
+        mean_code, data = np.full(shapes["b1"], code_mean), Role("b1", input_mean)
+        if "W2" in shapes:
+            encoder = Factor("W1", input_covariance, (data,))
+            decoder = Factor("W2", np.full(shapes["b1"], code_variance), (Role("b2", mean_code),))
+            super().__init__(layout, (encoder, decoder))
+            return
+        both = data, Role("b2", mean_code, transposed=True)
+        super().__init__(layout, (Factor("W1", widened(input_covariance, code_variance), both),))
 
 
 def _times(rows: Array, covariance: Vector) -> Array:
