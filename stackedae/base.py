@@ -23,7 +23,7 @@ from stackedae.fitting import fit_stack
 from stackedae.layers import Stack
 from stackedae.layout import Array
 from stackedae.minimisation import BATCHING, DTYPES, SOLVERS, TrainingSettings
-from stackedae.noise import KINDS, Corruption
+from stackedae.noise import Corruption
 from stackedae.persistence import KIND, Learned, load_model, save_model
 from stackedae.progress import Progress, Record
 from stackedae.samples import check_samples, masks, names_of_channels
@@ -79,8 +79,8 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             keep=self._keep,
         )
         for what, status in self._statuses():
-            reached_limit = status is Status.MAX_ITER and self.tol == 0
-            if not (status.is_good or reached_limit):
+            as_asked = self.tol == 0 and status in (Status.MAX_ITER, Status.LINE_SEARCH_FAILED)
+            if not (status.is_good or as_asked):
                 warnings.warn(
                     f"{what} ended as {status.name}: {status.advice}.",
                     ConvergenceWarning,
@@ -343,7 +343,7 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _per_layer(self, name: str, n_layers: int) -> Sequence[Any]:
         value: Any = getattr(self, name)
         one = isinstance(value, str) or not np.iterable(value)
-        if one or (name == "corruption" and value[0] in KINDS):
+        if one or (name == "corruption" and len(value) and isinstance(value[0], str)):
             return [value] * n_layers
         values: list[Any] = list(value)
         if len(values) != n_layers:

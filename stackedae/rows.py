@@ -336,7 +336,7 @@ def labelled(rows: Rows, cost: Cost) -> Rows:
         return replace(rows, shards=shards, cost=cost, bytes_to_hold=0)
     later = shards.known_later(TARGET, sizes)
     here = belongs_here(cost, later)
-    if not (here or shards.held) and sum(sizes):
+    if not (here or shards.held or max(sizes) == 0):
         return held_if_they_fit(replace(rows, shards=later), cost)
     return _now_held(rows, shards.known(TARGET, sizes, here=here), cost)
 

@@ -249,7 +249,7 @@ def weights_of(sample_weight: Container | None, rows: Sequence[int]) -> Column |
     lows, totals = zip(*weights.gather(_low_and_total), strict=True)
     if not (min(lows) >= 0 and 0 < sum(totals) < np.inf):
         raise DataError(
-            "sample_weight has entries that are negative, NaN or infinite, or none above 0; pass "
+            "sample_weight has entries that are negative, NaN or infinite, or all are zero; pass "
             "finite weights, and 0 for samples to be left out."
         )
     return weights

@@ -14,7 +14,7 @@ from stackedae.costs.network_cost import (
     check_hyper_parameters,
     encoder_of,
 )
-from stackedae.costs.preconditioner import Factor, Role, regularised, variances_of, widened
+from stackedae.costs.preconditioner import Factor, Role, variances_of, widened
 from stackedae.layout import Array, Layout, Vector
 from stackedae.moments import Moments
 from stackedae.noise import Corruption
@@ -152,7 +152,7 @@ class DeepCost(NetworkCost):
         encoder, decoder = self.chain[index], self.chain[-1 - index]
         variance = float(variances_of(above.covariance).mean())
         roles = Role(encoder.bias, below.mean), Role(decoder.bias, above.mean, transposed=True)
-        return Factor(encoder.matrix, widened(regularised(below.covariance), variance), roles)
+        return Factor(encoder.matrix, widened(self._metric(below), variance), roles)
 
     def decode(self, params: Array, A: Array) -> Array:
         """Return what features A of the last hidden layer stand for, (n_rows, n_features)."""

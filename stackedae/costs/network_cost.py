@@ -14,7 +14,13 @@ import numpy as np
 from stackedae.arrays import AnyArray, filled
 from stackedae.costs.activations import ACTIVATIONS, Activation
 from stackedae.costs.network import Affine, Known, Loss, NetworkKernel, affine, sums_layout_of
-from stackedae.costs.preconditioner import AffinePreconditioner, Factor, Role, regularised
+from stackedae.costs.preconditioner import (
+    AffinePreconditioner,
+    Factor,
+    Role,
+    regularised,
+    widened,
+)
 from stackedae.errors import ArgumentError, DataError
 from stackedae.evaluation import Evaluation
 from stackedae.layout import Array, Layout, Vector
@@ -155,9 +161,13 @@ class NetworkCost(ABC):
 
     def _factors(self, moments: Sequence[Moments]) -> tuple[Factor, ...]:
         return tuple(
-            Factor(layer.matrix, regularised(of.covariance), (Role(layer.bias, of.mean),))
+            Factor(layer.matrix, self._metric(of), (Role(layer.bias, of.mean),))
             for layer, of in zip(self.chain, moments, strict=True)
         )
+
+    def _metric(self, moments: Moments) -> Vector:
+        """Return the curvature along inputs, with that of decay: all there is if none varies."""
+        return widened(regularised(moments.covariance), self.alpha)
 
     def flops(self, n_rows: int) -> float:
         """Return the floating-point operations of `chunk_sums`.

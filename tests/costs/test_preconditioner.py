@@ -63,7 +63,7 @@ def test_layers_have_the_second_moments_of_their_inputs():
     P = cost.layout.unpack(v)
     for (matrix, bias), of in zip((("W1", "b1"), ("S", "s")), moments, strict=True):
         extended = np.column_stack([P[matrix], P[bias]]) @ regularised_second_moment(of)
-        assert H[matrix] == pytest.approx(extended[:, :-1])
+        assert H[matrix] == pytest.approx(extended[:, :-1] + cost.alpha * P[matrix])
         assert H[bias] == pytest.approx(extended[:, -1])
 
 
@@ -77,7 +77,8 @@ def test_tied_weights_have_the_second_moments_of_both_inputs():
     variance, mean = np.diag(above.covariance).mean(), above.mean[:, None]
     second = np.block([[variance * np.eye(3) + mean @ mean.T, mean], [mean.T, np.ones((1, 1))]])
     decoder = np.column_stack([P["W1"].T, P["c1"]]) @ second
-    assert H["W1"] == pytest.approx(encoder[:, :-1] + decoder[:, :-1].T)
+    weights = encoder[:, :-1] + decoder[:, :-1].T + cost.alpha * P["W1"]
+    assert H["W1"] == pytest.approx(weights)
     assert H["b1"] == pytest.approx(encoder[:, -1])
     assert H["c1"] == pytest.approx(decoder[:, -1])
 
