@@ -37,11 +37,10 @@ from stackedae.minimisation import BATCHING, DTYPES, SOLVERS
 from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import FilterDisplay
 from stackedae.preprocessing import ContrastNormalizer
-from stackedae.report import refuse_existing_file
 from stackedae.samples import MISSING
 from stackedae.sources import open_image
 from stackedae.storage import new_samples, open_samples
-from stackedae.stores import exists, kind_of, refuse_existing
+from stackedae.stores import exists, kind_of, refuse_existing, refuse_existing_file
 
 _ZOOM = 12
 

@@ -200,6 +200,33 @@ def refuse_existing(store: StoreLike, *, overwrite: bool) -> None:
         )
 
 
+def refuse_existing_file(path: str | Path, *, overwrite: bool) -> None:
+    """Raise a `StoreExistsError` if a file is there that is not to be replaced."""
+    if os.path.exists(path) and not overwrite:
+        raise StoreExistsError(
+            f"{path} exists already; pass overwrite=True to replace it, or another path."
+        )
+
+
+def write_file(path: str | Path, content: bytes, *, overwrite: bool) -> None:
+    """Write a file, which appears when it is complete; folders are made.
+
+    Raises
+    ------
+    StoreExistsError
+        If it exists and is not to be overwritten.
+    """
+    path = Path(path)
+    refuse_existing_file(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def _holds_zarr(store: Any) -> bool:
     """Say whether there is anything of Zarr's; a store that cannot be asked is not an empty one."""
     try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +13,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from stackedae._version import __version__
 from stackedae.containers import Container
-from stackedae.errors import StoreExistsError
 from stackedae.layout import Array
 from stackedae.plotting.axes import refuse_without_matplotlib
 from stackedae.plotting.fitted import random_samples
 from stackedae.report import figures, tables
 from stackedae.report.tables import Reportable
+from stackedae.stores import write_file
 
 _N_SAMPLES = 1000
 
@@ -67,15 +65,7 @@ class Report:
         StoreExistsError
             If it exists and `overwrite` is not set.
         """
-        path = Path(path)
-        refuse_existing_file(path, overwrite=overwrite)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-        try:
-            unfinished.write_text(self.html, encoding="utf-8")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_file(path, self.html.encode(), overwrite=overwrite)
 
     def _repr_html_(self) -> str:
         # In a frame of its own, neither the page's style reaches the notebook
@@ -85,14 +75,6 @@ class Report:
         return (
             f'<iframe sandbox="" title="Report" srcdoc="{html.escape(page)}" '
             'style="width: 100%; height: 40rem; border: 1px solid #888"></iframe>'
-        )
-
-
-def refuse_existing_file(path: str | Path, *, overwrite: bool) -> None:
-    """Raise a `StoreExistsError` if a file is there that is not to be replaced."""
-    if os.path.exists(path) and not overwrite:
-        raise StoreExistsError(
-            f"{path} exists already; pass overwrite=True to replace it, or another path."
         )
 
 
