@@ -59,6 +59,7 @@ _WITHOUT_SECTIONS = (
     "method",
     "reliability",
     "performance",
+    "going-elsewhere",
 )
 html_sidebars = {page: [] for page in (*_WITHOUT_SECTIONS, "architecture")}
 html_theme_options = {

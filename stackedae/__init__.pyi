@@ -2,6 +2,7 @@ from . import contrast as contrast
 from . import costs as costs
 from . import datasets as datasets
 from . import errors as errors
+from . import exporting as exporting
 from . import layers as layers
 from . import layout as layout
 from . import objective as objective

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,7 @@ from stackedae.checkpoint import Checkpoint
 from stackedae.containers import Container, cut_into_shards, map_samples
 from stackedae.documents import plain, refusing_nonsense
 from stackedae.errors import ArgumentError
+from stackedae.exporting import to_onnx, to_torch
 from stackedae.fitting import fit_stack
 from stackedae.layers import Stack
 from stackedae.layout import Array
@@ -31,6 +32,12 @@ from stackedae.solvers import Status
 from stackedae.stores import StoreLike, shown
 from stackedae.targets import Targets
 from stackedae.training import LayerSettings, StackSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+    import torch
 
 _WEIGHTS = ("alpha", "sparsity_target", "sparsity_weight")
 _OF_THE_RUN = {"checkpoint", "checkpoint_every", "verbose"}
@@ -166,6 +173,85 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         }
         learned = Learned(self.layers_, self._head, self.tuning_status_, self.history_)
         save_model(path, learned, document, overwrite=overwrite)
+
+    def to_onnx(
+        self,
+        path: str | Path | None = None,
+        *,
+        output: str | None = None,
+        overwrite: bool = False,
+    ) -> onnx.ModelProto:
+        """Return the fitted model as an ONNX graph; it needs the package onnx (extra "onnx").
+
+        Its input ``X`` are samples flattened to (n_samples, n_features), row-major, in the
+        precision of the model; NaN is filled as by `transform`. See :doc:`/going-elsewhere`.
+
+        Parameters
+        ----------
+        path : str, Path or None
+            File to write as well.
+        output : {"features", "reconstruction", "prediction"} or None
+            What the graph computes: what `transform`, `reconstruct` or `predict` do (the
+            probabilities of classes). None: predictions of what predicts, else features.
+        overwrite : bool
+            Whether to replace a file that exists.
+
+        Returns
+        -------
+        onnx.ModelProto
+
+        Raises
+        ------
+        MissingExtraError
+            If onnx is not installed.
+        StoreExistsError
+            If the file exists and `overwrite` is not set.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from stackedae import StackedAutoEncoder
+        >>> X = np.random.default_rng(0).random((50, 6))
+        >>> sae = StackedAutoEncoder(3, max_iter=2, tol=0, random_state=0).fit(X)
+        >>> [node.op_type for node in sae.to_onnx().graph.node]  # doctest: +SKIP
+        ['Gemm', 'Sigmoid']
+        """
+        return to_onnx(self, path, output=output, overwrite=overwrite)
+
+    def to_torch(self, *, output: str | None = None) -> torch.nn.Sequential:
+        """Return the fitted model as a PyTorch module; it needs PyTorch (extra "torch").
+
+        It takes samples flattened to (n_samples, n_features), row-major, in the precision of the
+        model; NaN is filled as by `transform`. See :doc:`/going-elsewhere`.
+
+        Parameters
+        ----------
+        output : {"features", "reconstruction", "prediction"} or None
+            As for `to_onnx`.
+
+        Returns
+        -------
+        torch.nn.Sequential
+            Weights are copies, which can be trained on.
+
+        Raises
+        ------
+        MissingExtraError
+            If PyTorch is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from stackedae import StackedAutoEncoder
+        >>> X = np.random.default_rng(0).random((50, 6))
+        >>> sae = StackedAutoEncoder(3, max_iter=2, tol=0, random_state=0).fit(X)
+        >>> sae.to_torch()  # doctest: +SKIP
+        Sequential(
+          (0): Linear(in_features=6, out_features=3, bias=True)
+          (1): Sigmoid()
+        )
+        """
+        return to_torch(self, output=output)
 
     @classmethod
     def load(cls, path: StoreLike) -> Self:

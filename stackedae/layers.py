@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stackedae.costs import AutoEncoderCost
+from stackedae.costs import AutoEncoderCost, ClassifierCost
 from stackedae.costs.network_cost import NetworkCost
 from stackedae.costs.supervised import SupervisedCost
 from stackedae.evaluation import Cost
@@ -86,6 +86,11 @@ class Head:
     def s(self) -> Array:
         """Biases, (n_outputs,)."""
         return self.cost.layout.unpack(self.params)["s"]
+
+    @property
+    def activation(self) -> str:
+        """What makes predictions of S h + s: "softmax" or "identity"."""
+        return "softmax" if isinstance(self.cost, ClassifierCost) else "identity"
 
     def outputs(self, A: Array) -> Array:
         """Return S h + s of every row of features, (n_rows, n_outputs)."""

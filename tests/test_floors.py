@@ -22,19 +22,12 @@ FLOORS = [
         *("minimisation", "targets", "training", "whitening"),
     },
     {
-        "base",
-        "supervised",
-        "cli",
-        "datasets",
-        "estimators",
-        "features",
-        "plotting",
-        "report",
-        "__init__",
+        *("base", "cli", "datasets", "estimators", "exporting", "features"),
+        *("plotting", "report", "supervised", "__init__"),
     },
 ]
 ENGINE = {"dask", "distributed", "zarr", "xarray"}
-OPTIONAL = {"matplotlib", "skimage.io", "tifffile"}
+OPTIONAL = {"matplotlib", "onnx", "skimage.io", "tifffile", "torch"}
 
 
 def modules():
