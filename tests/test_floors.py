@@ -14,7 +14,8 @@ FLOORS = [
     {"contrast", "costs", "labelled", "layers", "memory", "moments", "noise", "solvers", "windows"},
     {
         *("blas", "cluster", "containers", "contexts", "documents", "failures", "images"),
-        *("malloc", "objective", "pixels", "scatter", "shards", "sources", "storage", "stores"),
+        *("malloc", "objective", "pixels", "quantiles", "scatter", "shards", "sources"),
+        *("storage", "stores"),
     },
     {
         *("checkpoint", "cutting", "fitting", "growth", "patches", "persistence", "preprocessing"),
