@@ -211,6 +211,10 @@ class Stack:
 
         return self._by_blocks(halved_squares, X, 1)[:, 0]
 
+    def scores(self, X: Array) -> Array:
+        """Return minus the errors as a column, (n_rows, 1): higher is more normal."""
+        return -self.errors(X)[:, None]
+
     def _up(self, rows: Array) -> Array:
         for layer in self.layers:
             rows = layer.cost.encode(layer.params, rows)

@@ -23,7 +23,7 @@ FLOORS = [
         *("minimisation", "targets", "training", "whitening"),
     },
     {
-        *("base", "cli", "datasets", "estimators", "exporting", "features"),
+        *("base", "cli", "datasets", "estimators", "exporting", "features", "outliers"),
         *("plotting", "report", "supervised", "__init__"),
     },
 ]
