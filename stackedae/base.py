@@ -49,6 +49,35 @@ _PER_LAYER = ("activation", "output_activation", *_WEIGHTS)
 class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Layers that learn from samples: parameters, training, features, and models on disk."""
 
+    hidden_layer_sizes: int | Sequence[int]
+    activation: str | Sequence[str]
+    output_activation: str | Sequence[str]
+    alpha: float | Sequence[float]
+    sparsity_target: float | Sequence[float]
+    sparsity_weight: float | Sequence[float]
+    corruption: Any
+    tied: bool
+    fine_tune: bool
+    fine_tune_alpha: float | None
+    solver: str
+    batching: str
+    max_iter: int
+    tol: float
+    validation: float
+    n_iter_no_change: int
+    dtype: str
+    missing: str
+    checkpoint: StoreLike | None
+    checkpoint_every: int | str
+    warm_start: bool
+    random_state: Any
+    verbose: int
+
+    def _keep_parameters(self, arguments: Mapping[str, Any]) -> None:
+        """Keep what a constructor was called with, ``locals()``, under the same names."""
+        for name in self._get_param_names():
+            setattr(self, name, arguments[name])
+
     def _fit(
         self,
         X: Container,

@@ -212,29 +212,7 @@ class StackedAutoEncoder(BaseStack):
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.output_activation = output_activation
-        self.alpha = alpha
-        self.sparsity_target = sparsity_target
-        self.sparsity_weight = sparsity_weight
-        self.corruption = corruption
-        self.tied = tied
-        self.fine_tune = fine_tune
-        self.fine_tune_alpha = fine_tune_alpha
-        self.solver = solver
-        self.batching = batching
-        self.max_iter = max_iter
-        self.tol = tol
-        self.validation = validation
-        self.n_iter_no_change = n_iter_no_change
-        self.dtype = dtype
-        self.missing = missing
-        self.checkpoint = checkpoint
-        self.checkpoint_every = checkpoint_every
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
+        self._keep_parameters(locals())
 
     def fit(
         self, X: Container, y: Any = None, *, callback: Callable[[Record], None] | None = None

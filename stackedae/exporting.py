@@ -50,7 +50,7 @@ class Step(NamedTuple):
     activation: str
 
 
-def chain_of(model: FittedLayers, output: str | None) -> list[Step]:
+def chain_of(model: FittedLayers, output: str) -> list[Step]:
     """Return what rows without missing entries go through, step by step.
 
     Parameters
@@ -88,8 +88,6 @@ def chain_of(model: FittedLayers, output: str | None) -> list[Step]:
         chains = {"features": up, "reconstruction": up + down[::-1]}
     else:  # decoders are as they were before the layers were trained together
         chains = {"prediction": [*up, Step(head.S, head.s, head.activation)], "features": up}
-    if output is None:
-        return [*chains.values()][0]
     if output not in chains:
         raise ArgumentError(
             "output", output, "is nothing that this model has", f"choose from {', '.join(chains)}"
@@ -117,10 +115,11 @@ def to_onnx(
         Fitted.
     path : str, Path or None
         File to write as well.
-    output : {"features", "reconstruction", "prediction"}
+    output : {"features", "reconstruction", "prediction"} or None
         What the graph computes, and how its output is called: the features of the last layer, as
         `transform` does; samples after a pass up and down, as `reconstruct` does; or, of a model
-        with a head, what it predicts.
+        with a head, what it predicts (probabilities of classes). None: what it predicts, else
+        features.
     overwrite : bool
         Whether to replace a file that exists.
 
@@ -147,6 +146,7 @@ def to_onnx(
     ['Gemm', 'Sigmoid']
     """
     check_is_fitted(model)
+    output = output or _usual_output(model)
     steps = chain_of(model, output)
     _refuse_without("onnx")
     from onnx import checker, helper
@@ -182,7 +182,7 @@ def to_torch(model: FittedLayers, *, output: str | None = None) -> torch.nn.Sequ
     ----------
     model : StackedAutoEncoder
         Fitted.
-    output : {"features", "reconstruction", "prediction"}
+    output : {"features", "reconstruction", "prediction"} or None
         What the module computes, as for `to_onnx`.
 
     Returns
@@ -210,7 +210,7 @@ def to_torch(model: FittedLayers, *, output: str | None = None) -> torch.nn.Sequ
     )
     """
     check_is_fitted(model)
-    steps, fill = chain_of(model, output), _fill_of(model)
+    steps, fill = chain_of(model, output or _usual_output(model)), _fill_of(model)
     _refuse_without("torch")
     import torch
 
@@ -228,6 +228,10 @@ def _fill_of(model: FittedLayers) -> Array | None:
     """Return what stands in for missing entries, in the precision of the model."""
     fill = model.layers_[0].cost.fill
     return np.array(fill, _dtype_of(model)) if fill else None
+
+
+def _usual_output(model: FittedLayers) -> str:
+    return "features" if getattr(model, "head_", None) is None else "prediction"
 
 
 def _description(model: FittedLayers, output: str) -> str:

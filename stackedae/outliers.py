@@ -35,9 +35,11 @@ class StackedAutoEncoderOutlierDetector(OutlierMixin, StackedAutoEncoder):
     ----------
     hidden_layer_sizes, activation, output_activation, alpha, sparsity_target, sparsity_weight
         What is learned, as for `StackedAutoEncoder`.
-    solver, batching, max_iter, tol, dtype, missing
+    corruption, tied, fine_tune, fine_tune_alpha, solver, batching, max_iter, tol
         How, as there.
-    checkpoint, checkpoint_every, random_state, verbose
+    validation, n_iter_no_change, dtype, missing
+        As there.
+    checkpoint, checkpoint_every, warm_start, random_state, verbose
         As there.
     contamination : float, default=0.1
         The share of outliers among the training samples, above 0 and at most 0.5.
@@ -80,37 +82,26 @@ class StackedAutoEncoderOutlierDetector(OutlierMixin, StackedAutoEncoder):
         alpha: float | Sequence[float] = 1e-4,
         sparsity_target: float | Sequence[float] = 0.05,
         sparsity_weight: float | Sequence[float] = 3.0,
+        corruption: Any = 0.0,
+        tied: bool = False,
+        fine_tune: bool = False,
+        fine_tune_alpha: float | None = None,
+        contamination: float = 0.1,
         solver: str = "lbfgs",
         batching: str = "progressive",
         max_iter: int = 400,
         tol: float = 1e-6,
+        validation: float = 0.0,
+        n_iter_no_change: int = 10,
         dtype: str = "float32",
         missing: str = "raise",
         checkpoint: StoreLike | None = None,
         checkpoint_every: int | str = "30s",
+        warm_start: bool = False,
         random_state: Any = None,
         verbose: int = 0,
-        contamination: float = 0.1,
     ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            activation=activation,
-            output_activation=output_activation,
-            alpha=alpha,
-            sparsity_target=sparsity_target,
-            sparsity_weight=sparsity_weight,
-            solver=solver,
-            batching=batching,
-            max_iter=max_iter,
-            tol=tol,
-            dtype=dtype,
-            missing=missing,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.contamination = contamination
+        self._keep_parameters(locals())
 
     def fit(
         self, X: Container, y: Any = None, *, callback: Callable[[Record], None] | None = None
@@ -211,9 +202,10 @@ class StackedAutoEncoderOutlierDetector(OutlierMixin, StackedAutoEncoder):
         )
         return quantile(scores.hold(here=belongs_here(cost, shards)), share)
 
-    def _own_values(self) -> dict[str, Any]:
+    def _more_to_save(self) -> dict[str, Any]:
         return {"offset": getattr(self, "offset_", None)}
 
-    def _take_own_values(self, values: Mapping[str, Any]) -> None:
+    def _take_more(self, values: Mapping[str, Any]) -> None:
+        super()._take_more(values)
         if values["offset"] is not None:  # of a fit that was interrupted
             self.offset_ = plain(float, values["offset"])

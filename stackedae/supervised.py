@@ -54,29 +54,7 @@ class _Supervised(BaseStack):
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.output_activation = output_activation
-        self.alpha = alpha
-        self.sparsity_target = sparsity_target
-        self.sparsity_weight = sparsity_weight
-        self.corruption = corruption
-        self.tied = tied
-        self.fine_tune = fine_tune
-        self.fine_tune_alpha = fine_tune_alpha
-        self.solver = solver
-        self.batching = batching
-        self.max_iter = max_iter
-        self.tol = tol
-        self.validation = validation
-        self.n_iter_no_change = n_iter_no_change
-        self.dtype = dtype
-        self.missing = missing
-        self.checkpoint = checkpoint
-        self.checkpoint_every = checkpoint_every
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
+        self._keep_parameters(locals())
 
     @property
     def head_(self) -> Head:
@@ -224,32 +202,7 @@ class StackedAutoEncoderClassifier(ClassifierMixin, _Supervised):
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            activation=activation,
-            output_activation=output_activation,
-            alpha=alpha,
-            sparsity_target=sparsity_target,
-            sparsity_weight=sparsity_weight,
-            corruption=corruption,
-            tied=tied,
-            fine_tune=fine_tune,
-            fine_tune_alpha=fine_tune_alpha,
-            solver=solver,
-            batching=batching,
-            max_iter=max_iter,
-            tol=tol,
-            validation=validation,
-            n_iter_no_change=n_iter_no_change,
-            dtype=dtype,
-            missing=missing,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            warm_start=warm_start,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.class_weight = class_weight
+        self._keep_parameters(locals())
 
     def fit(
         self,

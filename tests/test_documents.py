@@ -474,7 +474,7 @@ OF_LAYERS = {
     "a negative weight": (cost(sparsity_weight=-1.0), r"sparsity_weight=-1\.0 is not a finite"),
     "an unknown activation": (cost(activation="exec"), "activation='exec' is unknown"),
     "an activation in a list": (cost(activation=["tanh"]), "should be str"),
-    "a fill in words": (cost(fill=["a"] * 6), "should be tuple|multiple values"),
+    "a fill in words": (cost(fill=["a"] * 6), "should be float|multiple values"),
     "an unknown entry": (cost(shell="rm -rf"), "KeyError.*shell"),
     "an unknown status": (lambda v: v["layers"][0].update(status="OWNED"), "KeyError.*OWNED"),
     "a status in a list": (lambda v: v["layers"][0].update(status=["x"]), "TypeError"),

@@ -139,13 +139,13 @@ def test_the_threshold_is_saved_with_the_model(digits, detector):
 @pytest.mark.parametrize("offset", ["low", float("nan"), [1.0], True])
 def test_what_is_no_threshold_is_refused(detector, offset):
     detector.save("model.zarr")
-    layers, history, document = load_model("model.zarr")
+    learned, document = load_model("model.zarr")
     document["offset"] = offset
-    save_model("model.zarr", layers, history, document, overwrite=True)
+    save_model("model.zarr", learned, document, overwrite=True)
     with pytest.raises(StoreError, match="should be float"):
         StackedAutoEncoderOutlierDetector.load("model.zarr")
     del document["offset"]
-    save_model("model.zarr", layers, history, document, overwrite=True)
+    save_model("model.zarr", learned, document, overwrite=True)
     with pytest.raises(StoreError, match="offset"):
         StackedAutoEncoderOutlierDetector.load("model.zarr")
 
