@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -143,10 +143,14 @@ def plain(kind: Any, value: Any) -> Any:
 
 
 def _of_one_kind(kinds: Sequence[Any], value: Any) -> Any:
-    for kind in kinds:
+    """Return a value of the first kind that it is of; the last one says what is wrong."""
+    if value is None and NoneType in kinds:
+        return None
+    *others, last = (kind for kind in kinds if kind is not NoneType)
+    for kind in others:
         with suppress(ValueError):
             return plain(kind, value)
-    raise ValueError(f"{value!r:.60} should be of one of {len(kinds)} kinds")
+    return plain(last, value)
 
 
 def write_document(

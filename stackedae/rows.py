@@ -129,7 +129,7 @@ class Survey:
         """Read what `survey_sums` returned."""
         n_outside, n_bad, checksum = map(int, sums[:3])
         n_present, present = sums[3:].reshape(2, -1)
-        fill = present / np.maximum(n_present, 1)
+        fill = present / np.where(n_present > 0, n_present, 1)
         return cls(n_outside, n_bad, checksum, sample, tuple(fill.tolist()))
 
     def checksums(self) -> dict[str, int]:

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -90,6 +91,54 @@ def test_moments_are_those_of_the_filled_rows(dtype):
     center = filled.mean(axis=0)
     scatter = scatter_sums(center, X, fill=fill)
     assert scatter.tobytes() == scatter_sums(center, filled).tobytes()
+
+
+@pytest.mark.parametrize("n_features", [7, MAX_FULL_COVARIANCE + 1])
+@pytest.mark.parametrize(
+    ("dtype", "rel"), [(np.uint8, 1e-5), (np.float32, 1e-5), (np.float64, 1e-12)]
+)
+def test_a_weight_is_so_many_rows(n_features, dtype, rel):
+    rng = np.random.default_rng(0)
+    X = (9 * rng.random((1500, n_features))).astype(dtype)
+    X = with_gaps(X) if X.dtype.kind == "f" else X
+    fill, times = tuple(rng.random(n_features)), rng.integers(0, 4, len(X))
+    repeated, shares = np.repeat(X, times, axis=0), times.astype(np.float64)
+    center = column_sums(repeated, fill=fill) / len(repeated)
+    for weight in (times, shares):
+        assert column_sums(X, fill=fill, weight=weight) / times.sum() == pytest.approx(center)
+        scatter = scatter_sums(center, X, fill=fill, weight=weight)
+        expected = scatter_sums(center, repeated, fill=fill)
+        assert scatter == pytest.approx(expected, rel=rel, abs=rel * np.abs(expected).max())
+        if n_features == 7:
+            assert (scatter.reshape(7, 7) == scatter.reshape(7, 7).T).all()
+        survey = survey_sums(X, missing=True, weight=weight)
+        assert survey[:3].tolist() == survey_sums(X, missing=True)[:3].tolist()
+        assert survey[3:] == pytest.approx(survey_sums(repeated, missing=True)[3:], rel=1e-12)
+
+
+def test_weighted_sums_of_chunks_add_up():
+    rng = np.random.default_rng(0)
+    X, weight = with_gaps(rng.random((1500, 7))), rng.random(1500)
+    fill, parts = (0.5,) * 7, (slice(1024), slice(1024, None))
+    for sums in (
+        partial(column_sums, fill=fill),
+        partial(scatter_sums, np.arange(7.0), fill=fill),
+        partial(survey_sums, missing=True),
+    ):
+        out = None
+        for rows in parts:
+            out = sums(X[rows], out, weight=weight[rows])
+        assert out == pytest.approx(sums(X, weight=weight), rel=1e-13)
+
+
+def test_moments_of_weighted_rows_are_numpys():
+    rng = np.random.default_rng(0)
+    X, weight = rng.normal(size=(500, 3)), rng.random(500)
+    mean = column_sums(X, weight=weight) / weight.sum()
+    assert mean == pytest.approx(np.average(X, axis=0, weights=weight))
+    moments = Moments.from_sums(mean, scatter_sums(mean, X, weight=weight), weight.sum())
+    assert moments.covariance == pytest.approx(np.cov(X.T, aweights=weight, ddof=0))
+    assert moments.variances == pytest.approx(np.diag(moments.covariance))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -13,6 +13,9 @@ import zarr
 
 from stackedae import StackedAutoEncoder, extract_patches
 from stackedae.errors import DamagedChunkError, StoreError, StoreExistsError
+from stackedae.layers import Stack
+from stackedae.noise import Corruption
+from stackedae.persistence import Learned, load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,58 @@ def test_what_stands_in_for_missing_pixels_is_kept():
     assert hash(again.layers_[0].cost) == hash(sae.layers_[0].cost)
     for method in ("transform", "reconstruct", "score_samples"):
         assert getattr(again, method)(X).tobytes() == getattr(sae, method)(X).tobytes()
+
+
+@pytest.mark.parametrize(
+    "noise", [None, Corruption("masking", 0.3, seed=7, phase=2), Corruption("gaussian", 0.1)]
+)
+def test_what_else_a_cost_is_made_of_is_kept(model, noise):
+    below, above = model.layers_
+    cost = replace(below.cost, tied=True, corruption=noise)
+    params = np.random.default_rng(0).normal(size=cost.layout.size).astype(np.float32)
+    layers = [replace(below, cost=cost, params=params), above]
+    document = {"class": "StackedAutoEncoder"}
+    learned = Learned(layers, None, None, model.history_)
+    save_model("model.zarr", learned, document, overwrite=False)
+    assert "W2" not in zarr.open_group("model.zarr", mode="r")["layers/0"]
+    again = load_model("model.zarr")[0].layers[0]
+    assert again.cost == cost
+    assert again.params.tobytes() == params.tobytes()
+    assert (again.W2 == again.W1.T).all()
+    X = np.random.default_rng(1).random((10, 12), dtype=np.float32)
+    for method in ("encode", "reconstruct", "errors"):
+        one, other = (getattr(Stack([layer]), method)(X) for layer in (again, layers[0]))
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tied": 1}, "1 should be bool"),
+        ({"tied": True}, "there should be no array 'layers/0/W2'"),
+        ({"corruption": "noise"}, "the model is not as it was written"),
+        ({"corruption": {"kind": "masking", "amount": 2.0}}, "is no amount of masking noise"),
+        ({"corruption": {"kind": "masking", "amount": 0.5, "seed": "7"}}, "'7' should be int"),
+        ({"corruption": {"kind": "masking", "amount": 0.5, "x": 1}}, "KeyError.*x"),
+    ],
+)
+def test_costs_that_were_tampered_with_are_refused(model, changed, message):
+    model.save("model.zarr")
+    values = zarr.open_group("model.zarr").attrs["model"]
+    values["layers"][0]["cost"].update(changed)
+    edit("model.zarr", model=values)
+    with pytest.raises(StoreError, match=message):
+        StackedAutoEncoder.load("model.zarr")
+
+
+def test_a_model_from_before_there_was_noise_is_read(model):
+    model.save("model.zarr")
+    values = zarr.open_group("model.zarr").attrs["model"]
+    for layer in values["layers"]:
+        del layer["cost"]["tied"], layer["cost"]["corruption"]
+    edit("model.zarr", model=values)
+    again = StackedAutoEncoder.load("model.zarr")
+    assert [layer.cost for layer in again.layers_] == [layer.cost for layer in model.layers_]
 
 
 def test_features_are_never_missing():

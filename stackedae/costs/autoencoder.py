@@ -540,7 +540,9 @@ class AutoEncoderCost:
         Returns
         -------
         Evaluation
-            With terms "reconstruction", "decay" and "sparsity", and means "activations".
+            With terms "reconstruction", "decay" and "sparsity", and means "activations"; `n_rows`
+            counts rows, whatever their weights. The gradient of a tied matrix is the sum of those
+            in its two roles.
 
         Raises
         ------

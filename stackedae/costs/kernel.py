@@ -385,6 +385,7 @@ class Kernel:
 
 
 def _refuse_other_sizes(n_rows: int, **known: NDArray[Any] | None) -> None:
+    """Raise an `ArgumentError` unless there is one number for each row, or none at all."""
     for name, values in known.items():
         if values is not None and values.shape != (n_rows,):
             raise ArgumentError(

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from stackedae.costs import ACTIVATIONS, AutoEncoderCost
 from stackedae.errors import ArgumentError, DataError
 from stackedae.memory import MAX_BLOCK_ROWS
 from stackedae.moments import Moments, scatter_sums
+from stackedae.noise import Corruption
+from stackedae.solvers import LBFGS, minimize
 
 SHARED = Path(__file__).parents[3] / "shared"
 
@@ -46,8 +49,8 @@ REFERENCE = {
 }
 
 
-def evaluate(cost, params, X):
-    return cost.finish(params, cost.chunk_sums(params, X))
+def evaluate(cost, params, X, **beside):
+    return cost.finish(params, cost.chunk_sums(params, X, **beside))
 
 
 def small_problem(**settings):
@@ -143,9 +146,10 @@ def masked_problem(**settings):
     return cost, params, X
 
 
-def masked_reference(cost, params, X):
-    """Write the definition down: J and its terms, of rows with gaps."""
+def reference(cost, params, X, row=None, weight=None):
+    """Write the definition down: the terms of J, of rows with gaps, noise, and weights."""
     P = cost.layout.unpack(params)
+    W1, W2 = P["W1"], P["W1"].T if cost.tied else P["W2"]
     f, g = (
         {
             "logistic": lambda z: 1 / (1 + np.exp(-z)),
@@ -156,18 +160,31 @@ def masked_reference(cost, params, X):
         for name in (cost.activation, cost.output_activation)
     )
     m = (~np.isnan(X)).astype(float)
-    filled = m * np.nan_to_num(X) + (1 - m) * np.array(cost.fill)
-    A = f(filled @ P["W1"].T + P["b1"])
-    R = g(A @ P["W2"].T + P["b2"])
-    reconstruction = 0.5 * ((m * (R - filled)) ** 2).sum() / len(X)
-    decay = cost.alpha / 2 * ((P["W1"] ** 2).sum() + (P["W2"] ** 2).sum())
-    rho, share = cost.sparsity_target, A.mean(axis=0)
-    share = (1 + share) / 2 if cost.activation == "tanh" else share
+    filled = m * np.nan_to_num(X) + (1 - m) * np.array(cost.fill or 0.0)
+    noisy = filled if cost.corruption is None else cost.corruption.apply(filled, row)
+    A = f(noisy @ W1.T + P["b1"])
+    R = g(A @ W2.T + P["b2"])
+    share = np.ones(len(X)) if weight is None else weight
+    share = share / share.sum()
+    reconstruction = 0.5 * (share @ (m * (R - filled)) ** 2).sum()
+    decay = cost.alpha / 2 * ((W1**2).sum() + (W2**2).sum())
+    rho, mean = cost.sparsity_target, share @ A
+    mean = (1 + mean) / 2 if cost.activation == "tanh" else mean
     divergence = 0.0
     if cost.sparsity_weight:
-        terms = rho * np.log(rho / share) + (1 - rho) * np.log((1 - rho) / (1 - share))
+        terms = rho * np.log(rho / mean) + (1 - rho) * np.log((1 - rho) / (1 - mean))
         divergence = cost.sparsity_weight * terms.sum()
     return {"reconstruction": reconstruction, "decay": decay, "sparsity": divergence}
+
+
+def reference_gradient(cost, params, X, step=1e-5, **beside):
+    """Central differences of the definition."""
+
+    def slope(e):
+        up, down = (sum(reference(cost, p, X, **beside).values()) for p in (params + e, params - e))
+        return (up - down) / (2 * step)
+
+    return np.array([slope(step * e) for e in np.eye(params.size)])
 
 
 @KINDS
@@ -177,7 +194,7 @@ def test_gaps_take_no_part_in_the_cost(activation, output_activation, sparsity_w
         output_activation=output_activation,
         sparsity_weight=sparsity_weight,
     )
-    expected = masked_reference(cost, params, X)
+    expected = reference(cost, params, X)
     for evaluation in (evaluate(cost, params, X), cost.evaluate(params, X)):
         assert evaluation.terms == pytest.approx(expected, rel=1e-13)
         assert evaluation.cost == pytest.approx(sum(expected.values()), rel=1e-13)
@@ -193,16 +210,164 @@ def test_gradient_is_the_slope_where_entries_are_missing(
         output_activation=output_activation,
         sparsity_weight=sparsity_weight,
     )
-    params, step = scale * params, 1e-5
-
-    def slope(e):
-        up, down = (sum(masked_reference(cost, p, X).values()) for p in (params + e, params - e))
-        return (up - down) / (2 * step)
-
-    slopes = np.array([slope(step * e) for e in np.eye(params.size)])
+    params = scale * params
+    slopes = reference_gradient(cost, params, X)
     for evaluation in (evaluate(cost, params, X), cost.evaluate(params, X)):
         error = np.linalg.norm(evaluation.gradient - slopes)
         assert error < 1e-7 * np.linalg.norm(slopes)
+
+
+MASKING, GAUSSIAN = Corruption("masking", 0.4, seed=2), Corruption("gaussian", 0.3, seed=2)
+
+FILLS = pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+NOISES = pytest.mark.parametrize(
+    "corruption", [None, MASKING, GAUSSIAN], ids=["clean", "masking", "gaussian"]
+)
+TIES = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+WEIGHTS = pytest.mark.parametrize("weighted", [False, True], ids=["counted", "weighted"])
+
+
+def known(n_rows, weighted):
+    """Numbers of rows in no order, and weights, some of them zero."""
+    rng = np.random.default_rng(4)
+    weight = rng.integers(0, 4, n_rows) / 4
+    return {"row": rng.permutation(10 * n_rows)[:n_rows], "weight": weight if weighted else None}
+
+
+@TIES
+@NOISES
+@FILLS
+@WEIGHTS
+@pytest.mark.parametrize("sparsity_weight", [0.0, 2.0])
+def test_noise_ties_gaps_and_weights_go_together(
+    tied, corruption, masked, weighted, sparsity_weight
+):
+    problem = masked_problem if masked else small_problem
+    cost, params, X = problem(tied=tied, corruption=corruption, sparsity_weight=sparsity_weight)
+    beside = known(len(X), weighted)
+    terms = reference(cost, params, X, **beside)
+    slopes = reference_gradient(cost, params, X, **beside)
+    for method in (partial(evaluate, cost), cost.evaluate):
+        evaluation = method(params, X, **beside)
+        assert evaluation.terms == pytest.approx(terms, rel=1e-12)
+        error = np.linalg.norm(evaluation.gradient - slopes)
+        assert error < 1e-7 * np.linalg.norm(slopes)
+        assert evaluation.n_rows == len(X)
+
+
+LARGE = pytest.mark.parametrize(
+    ("d", "n_rows"), [(6, 5000), (64, 5300)], ids=["two blocks", "a stack"]
+)
+
+
+def large_problem(d, n_rows, masked=False, dtype="float64", **settings):
+    cost = AutoEncoderCost(d, 5, fill=(0.4,) * d if masked else (), **settings)
+    rng = np.random.default_rng(1)
+    params, X = rng.normal(size=cost.layout.size) / np.sqrt(d), 3 * rng.random((n_rows, d))
+    return cost, params, (with_gaps(X) if masked else X).astype(dtype)
+
+
+def assert_close(one, other, rel=1e-12):
+    assert one.cost == pytest.approx(other.cost, rel=rel)
+    norm = np.linalg.norm(other.gradient)
+    assert np.linalg.norm(one.gradient - other.gradient) <= rel * norm
+    for name, mean in other.means.items():
+        assert one.means[name] == pytest.approx(mean, rel=rel)
+
+
+@LARGE
+@FILLS
+@NOISES
+@pytest.mark.parametrize("sparsity_weight", [0.0, 2.0])
+def test_a_weight_is_so_many_rows(d, n_rows, masked, corruption, sparsity_weight):
+    cost, params, X = large_problem(
+        d, n_rows, masked, corruption=corruption, sparsity_weight=sparsity_weight
+    )
+    row, times = np.arange(n_rows), np.random.default_rng(4).integers(0, 4, n_rows)
+    repeated = {"X": np.repeat(X, times, axis=0), "row": np.repeat(row, times)}
+    weighted = {"X": X, "row": row, "weight": times}
+    for method in (partial(evaluate, cost), cost.evaluate):
+        assert_close(method(params, **weighted), method(params, **repeated))
+        assert method(params, **weighted).n_rows == n_rows
+    tenth = {**weighted, "weight": times / 10}
+    assert_close(cost.evaluate(params, **tenth), cost.evaluate(params, **weighted))
+
+
+def test_single_precision_is_enough_for_weights():
+    cost, params, X = large_problem(64, 5300, corruption=GAUSSIAN)
+    weight = np.random.default_rng(4).random(5300)
+    double = cost.evaluate(params, X, weight=weight)
+    assert_close(cost.evaluate(params, X.astype(np.float32), weight=weight), double, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tied", "corruption", "weighted"),
+    [(True, MASKING, True), (False, GAUSSIAN, False), (False, None, True)],
+)
+@given(cuts=st.lists(st.integers(0, 3000), max_size=4))
+def test_sums_of_chunks_add_up_with_what_is_beside(tied, corruption, weighted, cuts):
+    cost, params, X = large_problem(6, 3000, tied=tied, corruption=corruption)
+    beside = known(len(X), weighted)
+    edges = [0, *sorted(cuts), len(X)]
+    sums = 0
+    for rows in map(slice, edges[:-1], edges[1:]):
+        of_rows = {k: None if v is None else v[rows] for k, v in beside.items()}
+        sums = sums + cost.chunk_sums(params, X[rows], **of_rows)
+    assert_close(cost.finish(params, sums), evaluate(cost, params, X, **beside))
+
+
+@NOISES
+def test_rows_are_numbered_from_zero_if_nobody_says_otherwise(corruption):
+    cost, params, X = large_problem(6, 5000, corruption=corruption)
+    for row in (None, np.arange(5000)):
+        sums = cost.chunk_sums(params, X, row=row).tobytes()
+        assert sums == cost.chunk_sums(params, X).tobytes()
+    assert cost.aside == (() if corruption is None else ("row",))
+    others = cost.chunk_sums(params, X, row=np.arange(5000) + 1).tobytes()
+    assert (others == sums) == (corruption is None)
+
+
+@NOISES
+@TIES
+def test_no_noise_in_what_is_encoded(corruption, tied):
+    cost, params, X = small_problem(corruption=corruption, tied=tied)
+    clean = replace(cost, corruption=None)
+    A = clean.encode(params, X)
+    assert cost.encode(params, X).tobytes() == A.tobytes()
+    assert cost.decode(params, A).tobytes() == clean.decode(params, A).tobytes()
+
+
+def test_tied_weights_are_the_same_matrix_twice():
+    cost, params, X = small_problem(tied=True)
+    assert cost.layout.shapes == (("W1", (3, 5)), ("b1", (3,)), ("b2", (5,)))
+    untied = replace(cost, tied=False)
+    P = cost.unpack(params)
+    assert (P["W2"] == P["W1"].T).all()
+    both = untied.layout.pack(P)
+    one, other = cost.evaluate(params, X), untied.evaluate(both, X)
+    assert one.cost == pytest.approx(other.cost, rel=1e-15)
+    G = untied.layout.unpack(other.gradient)
+    folded = cost.layout.pack({"W1": G["W1"] + G["W2"].T, "b1": G["b1"], "b2": G["b2"]})
+    assert one.gradient == pytest.approx(folded, rel=1e-12)
+    A = cost.encode(params, X)
+    assert pytest.approx(untied.encode(both, X), rel=1e-15) == A
+    assert cost.decode(params, A) == pytest.approx(untied.decode(both, A), rel=1e-15)
+
+
+@pytest.mark.parametrize("method", ["chunk_sums", "forward", "evaluate"])
+@pytest.mark.parametrize("name", ["row", "weight"])
+def test_there_is_a_number_for_every_row(method, name):
+    cost, params, X = small_problem(corruption=MASKING)
+    message = rf"{name}.shape=\(19,\) does not fit 20 rows; pass \(20,\)"
+    with pytest.raises(ArgumentError, match=message):
+        getattr(cost, method)(params, X, **{name: np.ones(19, int)})
+
+
+@pytest.mark.parametrize("sparsity_weight", [0.0, 3.0])
+def test_no_weight_at_all_is_refused(sparsity_weight):
+    cost, params, X = small_problem(sparsity_weight=sparsity_weight)
+    with pytest.raises(DataError, match=r"weights of X add up to 0\.0: pass some"):
+        cost.evaluate(params, X, weight=np.zeros(len(X)))
 
 
 @pytest.mark.parametrize("fill", [(), (0.4,) * 6])
@@ -267,22 +432,40 @@ def moments_of(X):
     return Moments.from_sums(X.mean(axis=0), scatter_sums(X.mean(axis=0), X), len(X))
 
 
+@TIES
+@NOISES
 @pytest.mark.parametrize("activation", ["logistic", "tanh"])
-def test_the_mean_row_starts_at_the_target(activation):
-    cost = AutoEncoderCost(5, 3, activation=activation, sparsity_target=0.05)
+def test_the_mean_row_starts_at_the_target(activation, corruption, tied):
+    cost = AutoEncoderCost(
+        5, 3, activation=activation, sparsity_target=0.05, tied=tied, corruption=corruption
+    )
     X = np.random.default_rng(0).uniform(0.2, 0.8, (100, 5))
     params = cost.initial_params(np.random.default_rng(0), moments_of(X))
-    f = ACTIVATIONS[activation]
-    share = (cost.encode(params, X.mean(axis=0, keepdims=True)) - f.low) / (f.high - f.low)
+    f, mean = ACTIVATIONS[activation], X.mean(axis=0, keepdims=True)
+    seen = mean * (1 - corruption.amount) if corruption is MASKING else mean
+    share = (cost.encode(params, seen) - f.low) / (f.high - f.low)
     assert share == pytest.approx(0.05)
+    assert cost.unpack(params)["b2"] == pytest.approx(np.log(mean[0] / (1 - mean[0])))
 
 
+def test_a_tied_start_serves_either_role():
+    X = 40 * np.random.default_rng(0).normal(size=(100, 5))
+    moments = moments_of(X)
+    tied, untied = (
+        cost.unpack(cost.initial_params(np.random.default_rng(0), moments))
+        for cost in (AutoEncoderCost(5, 3, tied=True), AutoEncoderCost(5, 3))
+    )
+    in_between = tied["W1"] / untied["W1"]
+    assert in_between == pytest.approx(np.sqrt(3) * moments.standard_deviation)
+
+
+@TIES
 @pytest.mark.parametrize("sparsity_weight", [0.0, 3.0])
 @pytest.mark.parametrize("n_features", [5, 3000], ids=["covariance", "variances only"])
-def test_preconditioner_is_symmetric_and_positive(n_features, sparsity_weight):
+def test_preconditioner_is_symmetric_and_positive(n_features, sparsity_weight, tied):
     rng = np.random.default_rng(0)
     X = rng.normal(loc=3, size=(50, n_features))
-    cost = AutoEncoderCost(n_features, 2, sparsity_weight=sparsity_weight)
+    cost = AutoEncoderCost(n_features, 2, sparsity_weight=sparsity_weight, tied=tied)
     M = cost.preconditioner(moments_of(X))
     u, v = rng.normal(size=(2, cost.layout.size))
     assert u @ M(v) == pytest.approx(v @ M(u))
@@ -290,9 +473,55 @@ def test_preconditioner_is_symmetric_and_positive(n_features, sparsity_weight):
     assert M.inverse(M(u)) == pytest.approx(u, abs=1e-8 * np.abs(M(u)).max())
 
 
-def test_preconditioner_of_constant_rows_is_finite():
+@pytest.mark.parametrize("sparsity_weight", [0.0, 3.0])
+def test_the_tied_hessian_is_the_sum_of_both(sparsity_weight):
+    rng = np.random.default_rng(0)
+    moments = moments_of(rng.normal(loc=3, size=(50, 5)))
+    cost = AutoEncoderCost(5, 2, sparsity_weight=sparsity_weight, tied=True)
+    untied = replace(cost, tied=False)
+    v = rng.normal(size=cost.layout.size)
+    both = untied.preconditioner(moments).inverse(untied.layout.pack(cost.unpack(v)))
+    H = untied.layout.unpack(both)
+    folded = cost.layout.pack({"W1": H["W1"] + H["W2"].T, "b1": H["b1"], "b2": H["b2"]})
+    assert cost.preconditioner(moments).inverse(v) == pytest.approx(folded, rel=1e-12)
+
+
+@pytest.mark.parametrize("noise", [MASKING, GAUSSIAN], ids=["masking", "gaussian"])
+def test_the_preconditioner_is_that_of_rows_with_noise(noise):
+    moments = moments_of(np.random.default_rng(0).normal(loc=3, size=(50, 5)))
+    clean = AutoEncoderCost(5, 2)
+    v = np.random.default_rng(1).normal(size=clean.layout.size)
+    noisy = replace(clean, corruption=noise).preconditioner(moments)
+    assert noisy(v) == pytest.approx(clean.preconditioner(noise.moments(moments))(v))
+
+
+def costs_seen(cost, X, preconditioner, moments):
+    seen = []
+
+    def objective(params):
+        evaluation = cost.evaluate(params, X)
+        seen.append(evaluation.cost)
+        return evaluation
+
+    start = cost.initial_params(np.random.default_rng(0), moments)
+    minimize(LBFGS(preconditioner=preconditioner), objective, start, max_iter=80, tol=0)
+    return np.array(seen)
+
+
+@NOISES
+def test_the_tied_preconditioner_saves_evaluations(camera_patches, corruption):
+    cost = AutoEncoderCost(64, 16, sparsity_target=0.1, tied=True, corruption=corruption)
+    moments = moments_of(camera_patches)
+    plain = costs_seen(cost, camera_patches, None, moments)
+    ours = costs_seen(cost, camera_patches, cost.preconditioner(moments), moments)
+    assert np.argmax(ours <= plain.min()) < len(plain) / 2
+    assert ours.min() < plain.min()
+
+
+@TIES
+def test_preconditioner_of_constant_rows_is_finite(tied):
     X = np.full((4, 3), 0.5)
-    cost = AutoEncoderCost(3, 2)
+    cost = AutoEncoderCost(3, 2, tied=tied)
     assert np.isfinite(cost.preconditioner(moments_of(X))(np.ones(cost.layout.size))).all()
 
 
@@ -358,6 +587,26 @@ def test_other_array_libraries_fill_gaps_too(dtype):
     assert cost.evaluate(params, there).gradient.tobytes() == here.gradient.tobytes()
 
 
+@TIES
+@NOISES
+@FILLS
+@WEIGHTS
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_other_array_libraries_know_noise_ties_and_weights(
+    tied, corruption, masked, weighted, dtype
+):
+    masked = masked and dtype != "uint8"
+    cost, params, X = large_problem(
+        6, 4600, masked, tied=tied, corruption=corruption, activation="tanh", dtype=dtype
+    )
+    beside = known(len(X), weighted)
+    there = array_api_strict.asarray(X, device=array_api_strict.Device("device1"))
+    sums = cost.chunk_sums(params, X, **beside)
+    assert cost.chunk_sums(params, there, **beside).tobytes() == sums.tobytes()
+    here = cost.evaluate(params, X, **beside)
+    assert cost.evaluate(params, there, **beside).gradient.tobytes() == here.gradient.tobytes()
+
+
 @pytest.mark.parametrize("sparsity_weight", [0.0, 2.0])
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
 def test_where_nothing_is_missing_the_bits_are_those_of_the_plain_cost(dtype, sparsity_weight):
@@ -386,28 +635,50 @@ def test_keeping_the_codes_gives_the_same(activation, sparsity_weight):
     assert kept.means["activations"] == pytest.approx(summed.means["activations"], rel=1e-14)
 
 
+@NOISES
+@WEIGHTS
 @pytest.mark.parametrize("fill", [(), (0.4,) * 6])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
-def test_going_on_from_sums_gives_the_same_bits(dtype, fill):
-    cost = AutoEncoderCost(6, 4, fill=fill)
+def test_going_on_from_sums_gives_the_same_bits(dtype, fill, corruption, weighted):
+    cost = AutoEncoderCost(6, 4, fill=fill, corruption=corruption)
     rng = np.random.default_rng(1)
-    params, X = rng.normal(size=cost.layout.size), (9 * rng.random((30_000, 6))).astype(dtype)
+    params, X = rng.normal(size=cost.layout.size), (9 * rng.random((20_000, 6))).astype(dtype)
     X = with_gaps(X) if fill and X.dtype.kind == "f" else X
+    beside, sums, activation, codes = known(len(X), weighted), None, None, []
+    portions = [slice(i, i + 2 * MAX_BLOCK_ROWS) for i in range(0, len(X), 2 * MAX_BLOCK_ROWS)]
+    of_each = [{k: None if v is None else v[p] for k, v in beside.items()} for p in portions]
+    for rows, of_rows in zip(portions, of_each, strict=True):
+        sums = cost.chunk_sums(params, X[rows], sums, **of_rows)
+    assert sums.tobytes() == cost.chunk_sums(params, X, **beside).tobytes()
+
+    for rows, of_rows in zip(portions, of_each, strict=True):
+        kept, activation = cost.forward(params, X[rows], activation, **of_rows)
+        codes.append(kept)
+    whole, total = cost.forward(params, X, **beside)
+    assert activation.tobytes() == total.tobytes()
+    assert np.concatenate(codes).tobytes() == whole.tobytes()
+    back = partial(cost.backward, params, total / len(X))
     sums = None
-    for start in range(0, len(X), 2 * MAX_BLOCK_ROWS):
-        sums = cost.chunk_sums(params, X[start : start + 2 * MAX_BLOCK_ROWS], sums)
-    assert sums.tobytes() == cost.chunk_sums(params, X).tobytes()
+    for rows, of_rows, kept in zip(portions, of_each, codes, strict=True):
+        sums = back(X[rows], sums, codes=kept, **of_rows)
+    assert sums.tobytes() == back(X, codes=whole, **beside).tobytes()
+    for rows, of_rows in zip(portions, of_each, strict=True):
+        again = cost.forward(params, X[rows], **of_rows)[0]
+        assert again.tobytes() == whole[rows].tobytes()
 
 
-@pytest.mark.parametrize("fill", [(), (0.4,) * 64])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_bits_do_not_depend_on_how_many_blocks_are_stacked(dtype, fill, monkeypatch):
-    cost = AutoEncoderCost(64, 5, fill=fill)
-    rng = np.random.default_rng(1)
-    params, X = rng.normal(size=cost.layout.size), rng.random((10_000, 64)).astype(dtype)
-    X = with_gaps(X) if fill else X
-    stacked, kept = cost.chunk_sums(params, X), cost.evaluate(params, X).gradient
+@NOISES
+@WEIGHTS
+@FILLS
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_bits_do_not_depend_on_how_many_blocks_are_stacked(
+    dtype, masked, corruption, weighted, monkeypatch
+):
+    cost, params, X = large_problem(64, 10_000, masked, corruption=corruption, dtype=dtype)
+    beside = known(len(X), weighted)
+    stacked = cost.chunk_sums(params, X, **beside)
+    kept = cost.evaluate(params, X, **beside).gradient
     monkeypatch.setattr(memory, "STACK_BYTES", 1)
     assert memory.blocks_per_stack(64, 5) == 1
-    assert cost.chunk_sums(params, X).tobytes() == stacked.tobytes()
-    assert cost.evaluate(params, X).gradient.tobytes() == kept.tobytes()
+    assert cost.chunk_sums(params, X, **beside).tobytes() == stacked.tobytes()
+    assert cost.evaluate(params, X, **beside).gradient.tobytes() == kept.tobytes()
