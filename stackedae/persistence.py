@@ -61,8 +61,8 @@ def save_model(
 ) -> None:
     """Write what was learned, and a document of JSON values.
 
-    The group has a group ``layers/0``, ``layers/1``, … for each layer, with the arrays W1, b1, W2,
-    b2 and mean_activations (and fill, if entries may be missing), a group ``head`` with S and s if
+    The group has a group ``layers/0``, ``layers/1``, … for each layer, with the arrays W1, b1, W2
+    (unless tied), b2 and mean_activations (and fill, if entries may be missing), a group ``head`` with S and s if
     there is one, and an array ``history`` with a column for each number that a record has; the
     attribute ``model`` has the document, with what was minimised and how it ended for each layer,
     and the names of the columns.
@@ -95,8 +95,9 @@ def learned_as_document(learned: Learned) -> tuple[dict[str, Any], Named]:
     layers = []
     for index, layer in enumerate(learned.layers):
         layers.append({"cost": cost_as_values(layer.cost), "status": layer.status.name})
-        of_layer = {f"layers/{index}/{k}": (getattr(layer, k), d) for k, d in _DIMS.items()}
-        arrays |= of_layer | fill_as_array(layer.cost, f"layers/{index}")
+        names = (*(name for name, _ in layer.cost.layout.shapes), "mean_activations")
+        arrays |= {f"layers/{index}/{k}": (getattr(layer, k), _DIMS[k]) for k in names}
+        arrays |= fill_as_array(layer.cost, f"layers/{index}")
     values: dict[str, Any] = {"layers": layers, **columns}
     if learned.head is not None:
         head = learned.head
