@@ -31,10 +31,16 @@ def into(out: AnyArray, function: Callable[..., AnyArray], *arguments: Any) -> A
     >>> into(z, np.cos, z)
     array([1., 1.])
     """
-    if isinstance(out, np.ndarray) or array_api_compat.is_cupy_array(out):
+    # CuPy's universal functions know how; what array-api-compat adds to them does not.
+    if isinstance(out, np.ndarray) or hasattr(function, "nout"):
         return function(*arguments, out=out)
     out[...] = function(*arguments)
     return out
+
+
+def is_on_gpu(x: AnyArray) -> bool:
+    """Say whether x is an array of CuPy."""
+    return bool(array_api_compat.is_cupy_array(x))
 
 
 def arithmetic_dtype(x: AnyArray) -> str:

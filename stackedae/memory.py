@@ -17,6 +17,9 @@ MIN_BLOCK_ROWS, BLOCK_ROWS, MAX_BLOCK_ROWS = 512, 1024, 4096
 STACK_BYTES = MIB
 """Blocks that are computed in one call, at most: beyond, a call's overhead is nothing."""
 
+GPU_STACK_BYTES = 64 * MIB
+"""The same on a GPU, where a call takes some microseconds to begin, and thousands of cores wait."""
+
 MIN_SHARD_BYTES = MIB // 4
 """Below this, the overhead of a task (about a millisecond) outweighs its work."""
 
@@ -100,7 +103,9 @@ def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n_rows))
 
 
-def row_stacks(n_rows: int, n_features: int, n_hidden: int) -> Iterator[tuple[slice, int]]:
+def row_stacks(
+    n_rows: int, n_features: int, n_hidden: int, *, on_gpu: bool = False
+) -> Iterator[tuple[slice, int]]:
     """Cut rows into stacks of blocks of equal size, and yield how many blocks each has.
 
     Blocks are summed up one by one, so that how many are in a stack changes no bit.
@@ -111,7 +116,7 @@ def row_stacks(n_rows: int, n_features: int, n_hidden: int) -> Iterator[tuple[sl
     >>> list(row_stacks(5000, 64, 25))
     [(slice(0, 4096, None), 8), (slice(4096, 4608, None), 1), (slice(4608, 5000, None), 1)]
     """
-    step, most = rows_per_block(n_features), blocks_per_stack(n_features, n_hidden)
+    step, most = rows_per_block(n_features), blocks_per_stack(n_features, n_hidden, on_gpu=on_gpu)
     n_blocks, rest = divmod(n_rows, step)
     for first in range(0, n_blocks, most):
         n_stacked = min(most, n_blocks - first)
@@ -120,7 +125,7 @@ def row_stacks(n_rows: int, n_features: int, n_hidden: int) -> Iterator[tuple[sl
         yield slice(n_blocks * step, n_rows), 1
 
 
-def blocks_per_stack(n_features: int, n_hidden: int) -> int:
+def blocks_per_stack(n_features: int, n_hidden: int, *, on_gpu: bool = False) -> int:
     """Return how many blocks pass through a kernel at a time, at most.
 
     Examples
@@ -129,7 +134,8 @@ def blocks_per_stack(n_features: int, n_hidden: int) -> int:
     >>> blocks_per_stack(64, 25), blocks_per_stack(784, 196)
     (8, 1)
     """
-    return max(1, STACK_BYTES // (4 * rows_per_block(n_features) * max(n_features, n_hidden)))
+    most = GPU_STACK_BYTES if on_gpu else STACK_BYTES
+    return max(1, most // (4 * rows_per_block(n_features) * max(n_features, n_hidden)))
 
 
 def rows_per_shard(n_rows: int, row_bytes: int) -> int:

@@ -21,6 +21,7 @@ from stackedae.arrays import (
     fill_in,
     into,
     is_floating,
+    is_on_gpu,
     namespace_of,
     to_numpy,
 )
@@ -96,7 +97,8 @@ class Kernel:
         self.f, self.g, self.sums_layout, self.P = f, g, sums_layout, P
         self.xp, self.like, self.dtype = namespace_of(like), like, arithmetic_dtype(like)
         d, h = P["W2"].shape
-        self.rows_per_block, self.n_blocks = rows_per_block(d), blocks_per_stack(d, h + 1)
+        self.rows_per_block, self.on_gpu = rows_per_block(d), is_on_gpu(like)
+        self.n_blocks = blocks_per_stack(d, h + 1, on_gpu=self.on_gpu)
         self.slope = None if slope is None else self.in_rows("slope", np.append(slope, 0.0))
         self.sums_slope = slope is None and "slope" in sums_layout.slices
         self.fill, self.corruption = None, corruption
@@ -171,7 +173,8 @@ class Kernel:
         _refuse_other_sizes(n_rows, row=row, weight=weight)
         if self.corruption is not None and row is None:
             row = np.arange(n_rows)
-        for rows, n_blocks in row_stacks(n_rows, d, self.P["b1"].size + 1):
+        stacks = row_stacks(n_rows, d, self.P["b1"].size + 1, on_gpu=self.on_gpu)
+        for rows, n_blocks in stacks:
             x = cast(X[rows, :], self.dtype)
             x = self.xp.reshape(x, (n_blocks, x.shape[0] // n_blocks, d))
             x = x if self.fill is None else self.filled(x, self.fill)

@@ -22,6 +22,7 @@ from stackedae.arrays import (
     fill_in,
     into,
     is_floating,
+    is_on_gpu,
     namespace_of,
     to_numpy,
 )
@@ -183,7 +184,8 @@ class NetworkKernel:
         self.xp, self.dtype = namespace_of(like), arithmetic_dtype(like)
         self.sizes = (P[chain[0].matrix].shape[1], *(P[layer.bias].size for layer in chain))
         width = self.width = max(self.sizes)
-        self.rows_per_block, self.n_blocks = rows_per_block(width), blocks_per_stack(width, width)
+        self.rows_per_block, self.on_gpu = rows_per_block(width), is_on_gpu(like)
+        self.n_blocks = blocks_per_stack(width, width, on_gpu=self.on_gpu)
         self.up = [self.scaled(f"{e.matrix} up", P[e.matrix].T, e.f.scale) for e in chain]
         self.down = [self.scaled(f"{e.matrix} down", P[e.matrix], 1.0) for e in chain[1:]]
         self.biases = [self.in_rows(e.bias, e.f.scale * P[e.bias]) for e in chain]
@@ -229,7 +231,8 @@ class NetworkKernel:
         known = self.checked(X.shape[0], y=y, weight=weight, row=row)
         sums = self.zeros() if out is None else out
         total = beside(self.like, sums[N_COUNTS:], "float64")
-        for rows, n_blocks in row_stacks(X.shape[0], self.width, self.width):
+        stacks = row_stacks(X.shape[0], self.width, self.width, on_gpu=self.on_gpu)
+        for rows, n_blocks in stacks:
             views = self.views_of(n_blocks, (rows.stop - rows.start) // n_blocks)
             here = {name: views.stacked(values[rows]) for name, values in known.items()}
             self.pass_through(X[rows, :], views, here)
