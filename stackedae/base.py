@@ -67,6 +67,7 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     n_iter_no_change: int
     dtype: str
     missing: str
+    pretrained: StoreLike | None
     checkpoint: StoreLike | None
     checkpoint_every: int | str
     warm_start: bool
@@ -109,6 +110,7 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             settings,
             training,
             targets=found,
+            pretrained=self._pretrained_layers(layers),
             draw_seed=lambda: check_random_state(self.random_state).randint(2**31),
             checkpoint=checkpoint,
             on_iteration=_listeners(self.verbose, callback),
@@ -123,6 +125,29 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     stacklevel=3,
                 )
         return self
+
+    def _pretrained_layers(self, layers: Sequence[LayerSettings]) -> Learned | None:
+        """Return the layers of a saved model, which must be of the shape that is asked for."""
+        if self.pretrained is None:
+            return None
+        learned, _ = load_model(self.pretrained)
+        sizes = (learned.layers[0].cost.n_features, *(e.cost.n_hidden for e in learned.layers))
+        asked = (self.n_features_in_, *(layer.n_hidden for layer in layers))
+        if sizes != asked:
+            raise ArgumentError(
+                "pretrained",
+                self.pretrained,
+                f"has layers of {sizes} units, from the data up, and {asked} are asked for",
+                "pass a model of this shape, or hidden_layer_sizes like its own",
+            )
+        if masks(self.missing) and not learned.layers[0].cost.fill:
+            raise ArgumentError(
+                "pretrained",
+                self.pretrained,
+                'does not know what to fill for missing="mask"',
+                'pass a model that was fitted with missing="mask"',
+            )
+        return learned
 
     def _statuses(self) -> list[tuple[str, Status]]:
         """Return what was trained, and how each ended."""
@@ -294,7 +319,8 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Returns
         -------
         StackedAutoEncoder
-            Fitted, with ``checkpoint=None``: where to write is not for a file to say.
+            Fitted, with ``checkpoint=None`` and ``pretrained=None``: where to write and to read is
+            not for a file to say.
 
         Raises
         ------
@@ -307,7 +333,7 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if document["class"] != cls.__name__:
                 raise ValueError(f"it is of class {document['class']!r}")
             params = {key: _from_plain(value) for key, value in document["params"].items()}
-            model = cls(**{**params, "checkpoint": None})
+            model = cls(**{**params, "checkpoint": None, "pretrained": None})
             shape = tuple(plain(int, size) for size in document["sample_shape"])
             if not n_features == document["n_features_in"] == math.prod(shape):
                 raise ValueError(f"samples of shape {shape} do not fit its first layer")

@@ -94,6 +94,9 @@ class StackedAutoEncoder(BaseStack):
         What to do about entries that are NaN. "mask" leaves them out of the reconstruction error
         and its gradient, and fills them with `fill_values_` before they are encoded; see
         :doc:`/method`. Infinity is refused either way.
+    pretrained : path, URL, Zarr store or None, default=None
+        A saved model of the same shape, of any of these classes, whose layers are taken as they
+        are. They are not trained again but in fine-tuning.
     checkpoint : path, URL, Zarr store or None, default=None
         Where progress is written down, so that `fit` with the same data and parameters goes on
         from there after whatever happened, to the same result bit for bit; after the end, it
@@ -206,6 +209,7 @@ class StackedAutoEncoder(BaseStack):
         n_iter_no_change: int = 10,
         dtype: str = "float32",
         missing: str = "raise",
+        pretrained: StoreLike | None = None,
         checkpoint: StoreLike | None = None,
         checkpoint_every: int | str = "30s",
         warm_start: bool = False,

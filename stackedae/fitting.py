@@ -17,6 +17,7 @@ from stackedae.cluster import describe_scheduler
 from stackedae.containers import Container
 from stackedae.errors import ClusterError
 from stackedae.minimisation import TrainingSettings
+from stackedae.persistence import Learned
 from stackedae.progress import Progress, Record
 from stackedae.solvers import Status
 from stackedae.targets import Targets
@@ -31,6 +32,7 @@ def fit_stack(
     training: TrainingSettings,
     *,
     targets: Targets | None = None,
+    pretrained: Learned | None = None,
     draw_seed: Callable[[], int],
     checkpoint: Checkpoint | None,
     on_iteration: Callable[[Record], None],
@@ -42,6 +44,8 @@ def fit_stack(
     ----------
     X, settings, training, targets
         As for `train_stack`.
+    pretrained : Learned or None
+        Layers that are learned already.
     draw_seed : callable
         Returns a seed, for work that was not begun before.
     checkpoint : Checkpoint or None
@@ -60,7 +64,11 @@ def fit_stack(
         If workers or the scheduler are gone; says where training stood.
     """
     begun = None if checkpoint is None else checkpoint.read()
-    begun = Progress(draw_seed()) if begun is None else begun
+    if begun is None:
+        begun = Progress(draw_seed())
+        if pretrained is not None:
+            history = [r for r in pretrained.history if r["layer"] < len(pretrained.layers)]
+            begun = replace(begun, layers=tuple(pretrained.layers), history=history)
     begun = replace(begun, runs=(*begun.runs, _this_run()))
     watch = _Watch(begun, checkpoint, on_iteration)
     try:

@@ -39,7 +39,7 @@ class StackedAutoEncoderOutlierDetector(OutlierMixin, StackedAutoEncoder):
         How, as there.
     validation, n_iter_no_change, dtype, missing
         As there.
-    checkpoint, checkpoint_every, warm_start, random_state, verbose
+    pretrained, checkpoint, checkpoint_every, warm_start, random_state, verbose
         As there.
     contamination : float, default=0.1
         The share of outliers among the training samples, above 0 and at most 0.5.
@@ -95,6 +95,7 @@ class StackedAutoEncoderOutlierDetector(OutlierMixin, StackedAutoEncoder):
         n_iter_no_change: int = 10,
         dtype: str = "float32",
         missing: str = "raise",
+        pretrained: StoreLike | None = None,
         checkpoint: StoreLike | None = None,
         checkpoint_every: int | str = "30s",
         warm_start: bool = False,

@@ -62,10 +62,10 @@ def save_model(
     """Write what was learned, and a document of JSON values.
 
     The group has a group ``layers/0``, ``layers/1``, … for each layer, with the arrays W1, b1, W2
-    (unless tied), b2 and mean_activations (and fill, if entries may be missing), a group ``head`` with S and s if
-    there is one, and an array ``history`` with a column for each number that a record has; the
-    attribute ``model`` has the document, with what was minimised and how it ended for each layer,
-    and the names of the columns.
+    (unless tied), b2 and mean_activations (and fill, if entries may be missing), a group ``head``
+    with S and s if there is one, and an array ``history`` with a column for each number that a
+    record has; the attribute ``model`` has the document, with what was minimised and how it ended
+    for each layer, and the names of the columns.
     """
     values, arrays = learned_as_document(learned)
     write_document(store, KIND, {**document, **values}, arrays, overwrite=overwrite)

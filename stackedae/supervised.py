@@ -48,6 +48,7 @@ class _Supervised(BaseStack):
         n_iter_no_change: int = 10,
         dtype: str = "float32",
         missing: str = "raise",
+        pretrained: StoreLike | None = None,
         checkpoint: StoreLike | None = None,
         checkpoint_every: int | str = "30s",
         warm_start: bool = False,
@@ -130,7 +131,7 @@ class StackedAutoEncoderClassifier(ClassifierMixin, _Supervised):
         of each there are; 1 if None.
     solver, batching, max_iter, tol, validation, n_iter_no_change, dtype, missing
         See `StackedAutoEncoder`; they hold for the softmax, and for all together, likewise.
-    checkpoint, checkpoint_every, warm_start, random_state, verbose
+    pretrained, checkpoint, checkpoint_every, warm_start, random_state, verbose
         See `StackedAutoEncoder`.
 
     Attributes
@@ -196,6 +197,7 @@ class StackedAutoEncoderClassifier(ClassifierMixin, _Supervised):
         n_iter_no_change: int = 10,
         dtype: str = "float32",
         missing: str = "raise",
+        pretrained: StoreLike | None = None,
         checkpoint: StoreLike | None = None,
         checkpoint_every: int | str = "30s",
         warm_start: bool = False,
@@ -398,7 +400,7 @@ class StackedAutoEncoderRegressor(RegressorMixin, _Supervised):
         Weight decay α of the head, and of all together; that of the first layer if None.
     solver, batching, max_iter, tol, validation, n_iter_no_change, dtype, missing
         See `StackedAutoEncoder`; they hold for the head, and for all together, likewise.
-    checkpoint, checkpoint_every, warm_start, random_state, verbose
+    pretrained, checkpoint, checkpoint_every, warm_start, random_state, verbose
         See `StackedAutoEncoder`.
 
     Attributes

@@ -165,7 +165,7 @@ class _Training:
         self._train_layers(data, survey, log, scratch)
         self.held_out = held_out
         if targets is not None:
-            cost_of_all = self._network(survey.fill)
+            cost_of_all = self._network()
             if held_out is not None:
                 held_out = labelled(replace(data, shards=held_out), cost_of_all).shards
                 self.held_out = held_out = held_out if held_out.n_rows else None
@@ -173,7 +173,7 @@ class _Training:
             self._train_head(data, targets)
             self.held_out = held_out
         if self.settings.fine_tune:
-            self._tune(data, survey.fill)
+            self._tune(data)
         return self.progress
 
     def _beside(self, shards: Shards) -> Shards:
@@ -274,12 +274,12 @@ class _Training:
         start = cost.layout.zeros()
         self._minimise(cost, rows.shards, sample, preconditioner, start, index, log)
 
-    def _tune(self, data: Rows, fill: tuple[float, ...]) -> None:
+    def _tune(self, data: Rows) -> None:
         """Train all together, from where each has come."""
         if self.progress.tuned is not None:
             return
         index, layers = self.progress.done, self.progress.layers
-        cost = self._network(fill)
+        cost = self._network()
         log, sample = (
             Log(self.progress, data, self.observer.on_step),
             self._sample(data, cost, index),
@@ -289,14 +289,14 @@ class _Training:
         preconditioner = cost.preconditioner(moments)
         self._minimise(cost, data.shards, sample, preconditioner, start, index, log, near=True)
 
-    def _network(self, fill: tuple[float, ...]) -> NetworkCost:
+    def _network(self) -> NetworkCost:
         """Return the cost of all layers together, with a head if there are targets."""
         layers = self.progress.layers
         sizes = (layers[0].cost.n_features, *(layer.cost.n_hidden for layer in layers))
         common: dict[str, Any] = {
             "activation": tuple(layer.cost.activation for layer in layers),
             "alpha": self.settings.alpha,
-            "fill": fill,
+            "fill": layers[0].cost.fill,
         }
         noise = self.settings.layers[0].corruption
         if noise is not None:

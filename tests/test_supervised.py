@@ -336,3 +336,18 @@ def test_several_numbers_are_predicted_at_once(diabetes, tmp_path):
     again = StackedAutoEncoderRegressor.load(tmp_path / "model")
     np.testing.assert_array_equal(again.predict(X), predicted)
     assert model.score(X, both) > 0.4
+
+
+def test_layers_of_a_saved_model_are_taken_as_they_are(tmp_path, digits):
+    X, y = digits
+    layers = StackedAutoEncoder((16, 9), max_iter=12, tol=0, random_state=0).fit(X)
+    layers.save(tmp_path / "layers")
+    model = classifier(fine_tune=False, pretrained=tmp_path / "layers").fit(X[:500], y[:500])
+    np.testing.assert_array_equal(model.transform(X), layers.transform(X))
+    assert {record["layer"] for record in model.history_} == {0, 1, 2}
+    model.set_params(fine_tune=True).fit(X[:500], y[:500]).save(tmp_path / "tuned")
+    assert (model.transform(X) != layers.transform(X)).any()
+    again = classifier(pretrained=tmp_path / "tuned", fine_tune=False).fit(X[:500], y[:500])
+    np.testing.assert_array_equal(again.transform(X), model.transform(X))
+    with pytest.raises(ArgumentError, match=r"pretrained=.*\(64, 16, 9\) units.*\(64, 7\)"):
+        classifier((7,), pretrained=tmp_path / "layers").fit(X, y)
