@@ -153,7 +153,10 @@ def test_same_bits_whatever_the_cluster(digits, cluster, monkeypatch):
         return bits(model.fit(lazy, few, weights))
 
     monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 0)
-    on_cluster = fit()
+    with cluster.as_current():
+        on_cluster = fit()
+        monkeypatch.setattr("stackedae.memory.HELD_SHARE", 0.0)
+        assert fit() == on_cluster  # computed again by every evaluation
     with dask.config.set(scheduler="threads"):
         assert fit() == on_cluster
         monkeypatch.undo()
