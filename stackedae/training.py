@@ -22,7 +22,7 @@ from stackedae.layers import Layer, Stack, parameters_of_all
 from stackedae.layout import Array, Vector
 from stackedae.memory import SAMPLE_SHARE, is_worth_sampling
 from stackedae.minimisation import Minimisation, TrainingSettings
-from stackedae.moments import Moments, checksum_of_rows, column_sums, scatter_sums
+from stackedae.moments import Moments, checksum_of_rows, column_sums, first_bad_row, scatter_sums
 from stackedae.noise import Corruption
 from stackedae.objective import belongs_here
 from stackedae.progress import Log, Observer, Progress
@@ -147,33 +147,30 @@ class _Training:
         self.seeds = [int(rng.integers(2**31)) for rng in self.rngs]
 
     def __call__(self, X: Container, scratch: ExitStack) -> Progress:
-        training, targets = self.training, self.targets
+        training, targets, held_out = self.training, self.targets, None
         cost = self.settings.layers[0].cost(n_columns(X), "identity")
         data = rows_of(X, cost, training.dtype, missing=training.missing, beside=self._beside)
+        description = {}
         if training.validation:
-            data, self.held_out = without(data, training.validation, self.seeds[-1])
-        survey, log = self._look_at(data, 0)
-        description = {**data.shards.description, **survey.checksums()}
-        if self.held_out is not None:
-            description["validation"] = checksum_of(self.held_out)
+            data, held_out = without(data, training.validation, self.seeds[-1])
+            description["validation"] = checksum_of_good(held_out, data)
         if targets is not None:
             description["targets"] = targets.checksum
+        survey, log = self._look_at(data, 0)
+        description |= {**data.shards.description, **survey.checksums()}
         log.visits.reads += not survey.sample.held
         self.observer.on_data(description)
         log.progress = self.progress = replace(self.progress, data=description)
-        held_out = self.held_out
-        self._train_layers(data, survey, log, scratch)
-        self.held_out = held_out
+        self._train_layers(data, held_out, survey, log, scratch)
         if targets is not None:
             cost_of_all = self._network()
             if held_out is not None:
                 held_out = labelled(replace(data, shards=held_out), cost_of_all).shards
-                self.held_out = held_out = held_out if held_out.n_rows else None
+                held_out = held_out if held_out.n_rows else None
             data = labelled(data, cost_of_all)
-            self._train_head(data, targets)
-            self.held_out = held_out
+            self._train_head(data, held_out, targets)
         if self.settings.fine_tune:
-            self._tune(data)
+            self._tune(data, held_out)
         return self.progress
 
     def _beside(self, shards: Shards) -> Shards:
@@ -192,47 +189,42 @@ class _Training:
             rows.refuse()
         return survey, log
 
-    def _encode_held_out(self, stack: Stack, cost: Cost) -> None:
-        """Have the features of rows that are held out take their place."""
-        if self.held_out is not None:
-            features = self.held_out.map(
-                Stack.encode,
-                stack,
-                n_features=cost.n_features,
-                dtype=stack.dtype,
-                name="stackedae-encode",
-            )
-            here = belongs_here(cost, features)
-            self.held_out = features.hold(here=True) if here else features
-
-    def _train_layers(self, data: Rows, survey: Survey, log: Log, scratch: ExitStack) -> None:
+    def _train_layers(
+        self,
+        data: Rows,
+        held_out: Shards | None,
+        survey: Survey,
+        log: Log,
+        scratch: ExitStack,
+    ) -> None:
         """Train every layer on the features of the one below, until there is none left to train."""
         layers, rows, held_besides = self.settings.layers, data, 0
+        needed_again = self.settings.fine_tune or self.targets is not None
         for index, settings in enumerate(layers):
             if len(self.progress.layers) == len(layers):
                 return
             if index:
-                below, cost = (
-                    self.progress.layers[index - 1],
-                    settings.cost(layers[index - 1].n_hidden, "identity"),
-                )
+                below = self.progress.layers[index - 1]
                 rows = features_of(
                     rows,
                     below,
-                    cost,
+                    settings.cost(below.cost.n_hidden, "identity"),
                     self.training.n_evaluations,
                     scratch,
                     held_besides=held_besides,
                 )
-                self._encode_held_out(Stack([below]), cost)
-                if self.settings.fine_tune or self.targets is not None:
-                    held_besides = data.shards.n_bytes if data.shards.held else 0
+                if held_out is not None:
+                    held_out = held_if_few(encoded(held_out, Stack([below])), rows.cost)
+                if needed_again and data.shards.held:
+                    held_besides = data.shards.n_bytes
             if index == len(self.progress.layers):
                 if index:
                     survey, log = self._look_at(rows, index)
-                self._train_layer(index, rows, survey, log)
+                self._train_layer(index, rows, held_out, survey, log)
 
-    def _train_layer(self, index: int, rows: Rows, survey: Survey, log: Log) -> None:
+    def _train_layer(
+        self, index: int, rows: Rows, held_out: Shards | None, survey: Survey, log: Log
+    ) -> None:
         settings, before = self.settings.layers[index], self.settings.start[index : index + 1]
         output_activation = settings.output_activation
         if output_activation == "auto":
@@ -243,51 +235,38 @@ class _Training:
         cost = settings.cost(rows.shards.n_features, output_activation, survey.fill)
         moments = moments_of(survey.sample, survey.fill)
         log.visits.reads += 0 if survey.sample.held else 2  # for the mean, and around it
-        start = cost.initial_params(self.rngs[index], moments)
+        start, near = cost.initial_params(self.rngs[index], moments), False
         if before and before[0].cost.layout == cost.layout:
-            start = before[0].params.astype(np.float64)
-        preconditioner = cost.preconditioner(moments)
-        self._minimise(
-            cost, rows.shards, survey.sample, preconditioner, start, index, log, near=bool(before)
-        )
+            start, near = before[0].params.astype(np.float64), True
+        parts = rows.shards, survey.sample, held_out
+        self._minimise(cost, parts, cost.preconditioner(moments), start, index, log, near=near)
 
-    def _train_head(self, data: Rows, targets: Targets) -> None:
+    def _train_head(self, data: Rows, held_out: Shards | None, targets: Targets) -> None:
         """Train what predicts, on the features of the last layer."""
         index, stack = len(self.settings.layers), Stack(self.progress.layers)
         if self.progress.head is not None:
             return
         cost = targets.cost((self.settings.layers[-1].n_hidden,), alpha=self.settings.alpha)
-        features = data.shards.map(
-            Stack.encode,
-            stack,
-            n_features=cost.n_features,
-            dtype=stack.dtype,
-            name="stackedae-encode",
-        )
-        rows = held_if_they_fit(replace(data, shards=features), cost)
-        self._encode_held_out(stack, cost)
-        log, sample = (
-            Log(self.progress, rows, self.observer.on_step),
-            self._sample(rows, cost, index),
-        )
+        rows = held_if_they_fit(replace(data, shards=encoded(data.shards, stack)), cost)
+        if held_out is not None:
+            held_out = held_if_few(encoded(held_out, stack), cost)
+        log = Log(self.progress, rows, self.observer.on_step)
+        sample = self._sample(rows, cost, index, log)
         preconditioner = cost.preconditioner([moments_of(sample)])
-        start = cost.layout.zeros()
-        self._minimise(cost, rows.shards, sample, preconditioner, start, index, log)
+        parts = rows.shards, sample, held_out
+        self._minimise(cost, parts, preconditioner, cost.layout.zeros(), index, log)
 
-    def _tune(self, data: Rows) -> None:
+    def _tune(self, data: Rows, held_out: Shards | None) -> None:
         """Train all together, from where each has come."""
         if self.progress.tuned is not None:
             return
-        index, layers = self.progress.done, self.progress.layers
-        cost = self._network()
-        log, sample = (
-            Log(self.progress, data, self.observer.on_step),
-            self._sample(data, cost, index),
-        )
-        moments = moments_within(sample, cost, layers)
+        index, layers, cost = self.progress.done, self.progress.layers, self._network()
+        log = Log(self.progress, data, self.observer.on_step)
+        sample = self._sample(data, cost, index, log)
+        preconditioner = cost.preconditioner(moments_within(sample, cost, layers))
         start = parameters_of_all(cost, layers, self.progress.head)
-        preconditioner = cost.preconditioner(moments)
-        self._minimise(cost, data.shards, sample, preconditioner, start, index, log, near=True)
+        parts = data.shards, sample, held_out
+        self._minimise(cost, parts, preconditioner, start, index, log, near=True)
 
     def _network(self) -> NetworkCost:
         """Return the cost of all layers together, with a head if there are targets."""
@@ -307,19 +286,19 @@ class _Training:
         outputs = tuple(layer.cost.output_activation for layer in layers)
         return DeepCost(sizes, output_activation=outputs, tied=self.settings.tied, **common)
 
-    def _sample(self, rows: Rows, cost: Cost, index: int) -> Shards:
+    def _sample(self, rows: Rows, cost: Cost, index: int, log: Log) -> Shards:
         """Return some of the rows, or all if they are few."""
         shards = rows.shards
         if not is_worth_sampling(shards.n_rows):
             return shards
+        log.visits.reads += not shards.held
         here = belongs_here(cost, shards, SAMPLE_SHARE)
         return shards.draw(Draw(0.0, SAMPLE_SHARE, self.seeds[index]), here=here)
 
     def _minimise(
         self,
         cost: Cost,
-        shards: Shards,
-        sample: Shards,
+        parts: tuple[Shards, Shards, Shards | None],
         preconditioner: Any,
         start: Vector,
         index: int,
@@ -327,7 +306,11 @@ class _Training:
         *,
         near: bool = False,
     ) -> None:
-        """Minimise a cost, from where the progress in `log` stands, and keep what was learned."""
+        """Minimise a cost, from where the progress in `log` stands, and keep what was learned.
+
+        `parts` are the rows to minimise it over, a sample of them, and those that are held out.
+        """
+        shards, sample, held_out = parts
         training, seed = self.training, self.seeds[index]
         minimisation = Minimisation(
             cost,
@@ -339,7 +322,7 @@ class _Training:
             seed,
             log.visits,
             near,
-            self.held_out,
+            held_out,
         )
         at = log.progress.position or minimisation.first()
         state = minimisation.run(at, partial(log.on_step, cost))
@@ -347,6 +330,18 @@ class _Training:
             raise DataError(f"The cost at the start is not finite: {Status.NOT_FINITE.advice}.")
         self.progress = log.progress.finished(training.dtype)
         self.observer.on_layer(self.progress)
+
+
+def encoded(shards: Shards, stack: Stack) -> Shards:
+    """Return the features of rows, to be computed."""
+    n_features = stack.layers[-1].cost.n_hidden
+    name, dtype = "stackedae-encode", stack.dtype
+    return shards.map(Stack.encode, stack, n_features=n_features, dtype=dtype, name=name)
+
+
+def held_if_few(shards: Shards, cost: Cost) -> Shards:
+    """Return rows held by the client, if it is to work on them; else as they are."""
+    return shards.hold(here=True) if belongs_here(cost, shards) else shards
 
 
 def moments_of(sample: Shards, fill: tuple[float, ...] = ()) -> Moments:
@@ -358,9 +353,12 @@ def moments_of(sample: Shards, fill: tuple[float, ...] = ()) -> Moments:
     return Moments.from_sums(mean, scatter, total)
 
 
-def checksum_of(shards: Shards) -> int:
-    """Return a checksum that tells rows from others."""
-    each = shards.gather(checksum_of_rows, name="stackedae-checksum")
+def checksum_of_good(held_out: Shards, rows: Rows) -> int:
+    """Return a checksum of rows that are held out, unless there is one to be refused."""
+    bad = held_out.gather(partial(first_bad_row, missing=rows.missing), name="stackedae-check")
+    if max(bad) >= 0:
+        rows.refuse()
+    each = held_out.gather(checksum_of_rows, name="stackedae-checksum")
     return zlib.crc32(repr(each).encode())
 
 

@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 
 from stackedae import StackedAutoEncoder
 from stackedae.costs import DeepCost
+from stackedae.errors import DataError
 from stackedae.layers import parameters_of_all
 from stackedae.noise import Corruption
 
@@ -124,6 +125,18 @@ def test_held_out_samples_take_no_part(digits):
     model = quick((9,), validation=0.3, max_iter=3, batching="full").fit(chunked)
     assert model.history_[0]["n_rows"] < 0.85 * len(many)
     assert (len(many) - model.history_[0]["n_rows"]) % 1000 in (0, len(many) % 1000)
+
+
+def test_held_out_samples_are_looked_at(digits):
+    spoilt = digits.copy()
+    spoilt[:, 3, 3] = np.inf
+    with pytest.raises(DataError, match="first in row 0"):
+        quick((9,), validation=0.99).fit(spoilt)
+    for row in range(0, len(digits), 300):
+        spoilt = digits.copy()
+        spoilt[row, 3, 3] = np.nan
+        with pytest.raises(DataError, match=f"first in row {row}$|first in row {row};"):
+            quick((9,), validation=0.3).fit(spoilt)
 
 
 def test_best_parameters_are_kept(digits):
