@@ -30,6 +30,7 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 
 from stackedae.blas import one_blas_thread
+from stackedae.contexts import SharedContext
 from stackedae.errors import ClusterError
 from stackedae.failures import explaining_failures
 
@@ -163,6 +164,12 @@ class OnCluster:
         """Compute tasks; their results stay with the workers."""
         with _large_graphs(), explaining_failures():
             return tuple(dask.base.persist(*tasks))
+
+    def wait(self, tasks: Sequence[Any]) -> None:
+        """Wait until what is persisted is there, or cannot be."""
+        if active_client() is not None:
+            with explaining_failures():
+                distributed.wait(tasks)
 
     def share_out(self, sizes: Sequence[int]) -> list[Place]:
         """Return a worker for each thing: runs of them, as many threads so many things.
@@ -467,8 +474,13 @@ def _large_graphs() -> Iterator[None]:
 
     Dask would warn of those above 10 MB, and its client keep a thousand messages below 1 MB.
     """
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+    with _LARGE_GRAPHS:
         yield
     comm = getattr(active_client(), "scheduler_comm", None)
     if comm is not None:
         comm.recent_message_log.clear()
+
+
+_LARGE_GRAPHS = SharedContext(
+    partial(dask.config.set, {"distributed.admin.large-graph-warning-threshold": "1 TB"})
+)

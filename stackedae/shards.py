@@ -38,7 +38,7 @@ Begin = Callable[..., Callable[..., Any]]
 adds sums over rows to `out` (None: to zero) and returns it. Rows are arrays or `Labelled`."""
 
 
-_Plan = tuple[list[tuple[int, int]], list[Place] | None]
+Plan = tuple[list[tuple[int, int]], list[Place] | None]
 """Branches, as their first shard and the first that is not in it any more, and their places."""
 
 
@@ -318,14 +318,9 @@ class Shards:
             Whether the client is to hold it.
         """
         run, plan = self._runner, self._plan()
-        branches, _ = plan
-        both = self._calls(
-            partial(_sum_and_take, begin, draw), arguments, name, plan, *self._numbers
-        )
-        sums = [run.call("stackedae-sums-of", operator.itemgetter(0), each) for each in both]
-        drawn = [run.call("stackedae-drawn-of", operator.itemgetter(1), each) for each in both]
-        total = self._tree(branches, sums)
-        sample = self._joined(branches, drawn, self._sizes_of(draw))
+        sums, drawn = self._sums_and_draws(begin, arguments, draw, name, plan)
+        total = self._tree(plan[0], sums)
+        sample = self._joined(plan[0], drawn, self._sizes_of(draw))
         if here or self.here:
             values, *blocks = run.compute(total, *sample.blocks)
         else:
@@ -336,8 +331,7 @@ class Shards:
     def draw(self, draw: Draw, *, here: bool = False) -> Shards:
         """Return a sample of rows, held by the client if `here`, else where these are."""
         plan = self._plan()
-        parts = self._calls(partial(_take, draw), (), "stackedae-draw", plan, *self._numbers)
-        return self._joined(plan[0], parts, self._sizes_of(draw))._kept(here)
+        return self._joined(plan[0], self._draws(draw, plan), self._sizes_of(draw))._made(here)
 
     def numbered(self) -> Shards:
         """Return the same rows with their numbers beside them, as "row"."""
@@ -370,7 +364,7 @@ class Shards:
         each: Sequence[tuple[Any, ...]],
         name: str,
     ) -> Shards:
-        calls = [(block, *others) for block, others in zip(self.blocks, each, strict=True)]
+        calls = [(*others, block) for block, others in zip(self.blocks, each, strict=True)]
         run, shards = self._runner, list(pairwise(range(len(self.rows) + 1)))
         blocks = run.calls(name, function, calls, self.places, shards)
         if self.held:
@@ -412,7 +406,7 @@ class Shards:
         """
         plan = self._plan()
         parts = self._calls(partial(_pick, name), (), "stackedae-pick", plan)
-        return self._joined(plan[0], parts, sizes)._kept(here)
+        return self._joined(plan[0], parts, sizes)._made(here)
 
     def known_later(self, name: str, sizes: Sequence[int]) -> Shards:
         """Return what `known` does, to be picked out by every use."""
@@ -430,7 +424,7 @@ class Shards:
         rows = tuple(self.rows[number] for number in numbers)
         return replace(self, blocks=blocks, rows=rows, places=places)
 
-    def _kept(self, here: bool) -> Shards:
+    def _made(self, here: bool) -> Shards:
         """Return shards whose blocks are computed, to be kept by the client or the workers."""
         run = self._runner
         blocks = list((run.compute if here else run.persist)(*self.blocks))
@@ -456,7 +450,7 @@ class Shards:
         """Shards that a task takes, at most."""
         return max(stop - start for start, stop in self._branches(self._runner.threads))
 
-    def _plan(self) -> _Plan:
+    def _plan(self) -> Plan:
         """Return which shards each task is to take, and where; see that they are there."""
         threads = self._runner.threads
         branches = self._branches(threads)
@@ -489,6 +483,24 @@ class Shards:
 
     def _tree(self, branches: Sequence[tuple[int, int]], sums: Sequence[Any]) -> Any:
         return _tree(self._runner, dict(zip(branches, sums, strict=True)), 0, len(self.rows))
+
+    def _sums(self, begin: Begin, arguments: tuple[Any, ...], name: str, plan: Plan) -> list[Any]:
+        """Sum up every branch."""
+        return self._calls(partial(_sum_rows, begin), arguments, name, plan)
+
+    def _draws(self, draw: Draw, plan: Plan) -> list[Any]:
+        """Draw from the shards of every branch."""
+        return self._calls(partial(_take, draw), (), "stackedae-draw", plan, *self._numbers)
+
+    def _sums_and_draws(
+        self, begin: Begin, arguments: tuple[Any, ...], draw: Draw, name: str, plan: Plan
+    ) -> tuple[list[Any], list[Any]]:
+        """Do both in one read."""
+        run, do = self._runner, partial(_sum_and_take, begin, draw)
+        both = self._calls(do, arguments, name, plan, *self._numbers)
+        sums = [run.call("stackedae-sums-of", operator.itemgetter(0), each) for each in both]
+        drawn = [run.call("stackedae-drawn-of", operator.itemgetter(1), each) for each in both]
+        return sums, drawn
 
     @property
     def _numbers(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -530,7 +542,7 @@ class Shards:
         function: Callable[..., Any],
         arguments: tuple[Any, ...],
         name: str,
-        plan: _Plan,
+        plan: Plan,
         *each: Sequence[Any],
     ) -> list[Any]:
         """Call ``function(*arguments, *of_each, blocks)`` for every branch."""
@@ -550,8 +562,7 @@ def sum_each(
     totals = []
     for shards in parts:
         plan = shards._plan()
-        sums = shards._calls(partial(_sum_rows, begin), arguments, name, plan)
-        totals.append(shards._tree(plan[0], sums))
+        totals.append(shards._tree(plan[0], shards._sums(begin, arguments, name, plan)))
     return parts[0]._runner.compute(*totals)
 
 
@@ -620,7 +631,7 @@ def _portions(block: SomeRows | RowSource) -> Iterator[SomeRows]:
     return block.portions() if isinstance(block, RowSource) else iter((block,))
 
 
-def _each(blocks: Sequence[SomeRows | RowSource]) -> Iterator[Iterator[SomeRows]]:
+def portions_of_each(blocks: Sequence[SomeRows | RowSource]) -> Iterator[Iterator[SomeRows]]:
     """Yield the portions of every block; the next one begins to be read as one is begun."""
     begun = _portions(blocks[0])
     for following in (*blocks[1:], None):
@@ -643,8 +654,9 @@ def _in_order(rows: SomeRows) -> SomeRows:
     return with_features(rows, np.require(features_in(rows), requirements=("C", "A")))
 
 
-def _beside(block: SomeRows | RowSource, names: Sequence[str], *columns: Any) -> Any:
-    """Return a block with columns beside its rows."""
+def _beside(names: Sequence[str], *arguments: Any) -> Any:
+    """Return a block, the last of the arguments, with columns beside its rows."""
+    *columns, block = arguments
     aside = dict(zip(names, columns, strict=True))
     if isinstance(block, LabelledRows):
         return LabelledRows(block.source, {**block.aside, **aside})
@@ -653,8 +665,8 @@ def _beside(block: SomeRows | RowSource, names: Sequence[str], *columns: Any) ->
     return Labelled(features_in(block), {**aside_of(block), **aside})
 
 
-def _numbered(block: SomeRows | RowSource, start: int, stop: int) -> Any:
-    return _beside(block, ("row",), np.arange(start, stop))
+def _numbered(start: int, stop: int, block: SomeRows | RowSource) -> Any:
+    return _beside(("row",), np.arange(start, stop), block)
 
 
 def _known(name: str, rows: Labelled) -> Labelled:
@@ -677,8 +689,8 @@ def _n_known(name: str, blocks: Sequence[SomeRows | RowSource]) -> list[int]:
     ]
 
 
-def _with_weight(block: SomeRows | RowSource, weight: str) -> Any:
-    return _beside(block, ("weight",), _column(weight, block))
+def _with_weight(weight: str, block: SomeRows | RowSource) -> Any:
+    return _beside(("weight",), _column(weight, block), block)
 
 
 def _pick(name: str, blocks: Sequence[SomeRows | RowSource]) -> list[SomeRows]:
@@ -695,7 +707,7 @@ def _on_each(function: Callable[..., T], *arguments: Any) -> list[T]:
 
 def _sum_rows(begin: Begin, *arguments: Any) -> Vector:
     *others, blocks = arguments
-    every, step = _each(blocks), _Step(begin, others)
+    every, step = portions_of_each(blocks), _Step(begin, others)
 
     def sums(_: int, out: Vector | None) -> Vector:
         for rows in next(every):
@@ -708,7 +720,7 @@ def _sum_rows(begin: Begin, *arguments: Any) -> Vector:
 def _first_stage(begin: Begin, keeps: bool, *arguments: Any) -> tuple[list[Any], Vector]:
     *others, blocks = arguments
     kept: list[Any] = []
-    every, step = _each(blocks), _Step(begin, others)
+    every, step = portions_of_each(blocks), _Step(begin, others)
 
     def sums(_: int, out: Vector | None) -> Vector:
         of_portions = []
@@ -723,7 +735,7 @@ def _first_stage(begin: Begin, keeps: bool, *arguments: Any) -> tuple[list[Any],
 
 def _second_stage(begin: Begin, *arguments: Any) -> Vector:
     *others, (kept, _), blocks = arguments
-    every, step = _each(blocks), _Step(begin, others)
+    every, step = portions_of_each(blocks), _Step(begin, others)
 
     def sums(shard: int, out: Vector | None) -> Vector:
         for number, rows in enumerate(next(every)):
@@ -754,7 +766,7 @@ def _some(out: Vector | None) -> Vector:
 def _sum_and_take(begin: Begin, draw: Draw, *arguments: Any) -> tuple[Vector, list[SomeRows]]:
     *others, numbers, n_rows, blocks = arguments
     taken: list[list[SomeRows]] = [[] for _ in blocks]
-    every, step = _each(blocks), _Step(begin, others)
+    every, step = portions_of_each(blocks), _Step(begin, others)
 
     def sums(shard: int, out: Vector | None) -> Vector:
         chosen, start = draw.rows(numbers[shard], n_rows[shard]), 0

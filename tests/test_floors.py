@@ -13,8 +13,9 @@ FLOORS = [
     {"arrays", "errors", "evaluation", "layout", "_version"},
     {"contrast", "costs", "labelled", "layers", "memory", "moments", "noise", "solvers", "windows"},
     {
-        *("blas", "cluster", "containers", "contexts", "documents", "failures", "images"),
-        *("malloc", "objective", "pixels", "quantiles", "scatter", "shards", "sources"),
+        *("blas", "cluster", "containers", "contexts", "deferred", "documents", "failures"),
+        *("images", "malloc", "objective", "pixels", "quantiles", "scatter", "shards", "sharing"),
+        "sources",
         *("storage", "stores"),
     },
     {
