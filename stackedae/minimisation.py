@@ -152,7 +152,9 @@ class Minimisation:
             return Position(stage, state)
         solver: Any = self._lbfgs
         if stage.name == "surrogate":
-            solver = Surrogate(self._lbfgs, self.preconditioner.inverse)
+            # Fits that share reads then draw the same samples, however long they grew theirs.
+            begun = stage.until - self.training.n_steps
+            solver = Surrogate(self._lbfgs, self.preconditioner.inverse, begun=begun)
         elif self.training.solver == "gd":
             solver = GradientDescent(self._search)
         if self.held_out is None:

@@ -13,6 +13,7 @@ from stackedae.evaluation import Cost
 from stackedae.layers import Head, Layer, with_trained
 from stackedae.objective import Visits
 from stackedae.rows import Rows
+from stackedae.sharing import reads_paid
 from stackedae.solvers import SolverState, Status
 
 Record = dict[str, Any]
@@ -217,7 +218,7 @@ class Log:
         stage, state = at.stage, at.state
         assert state.evaluation is not None
         now, before = time.perf_counter(), self.before
-        reads = self.visits.reads - before.reads
+        paid = reads_paid(self.rows.shards, self.visits.reads - before.reads)
         self.progress.history.append(
             {
                 "layer": self.progress.done,
@@ -231,7 +232,7 @@ class Log:
                 "step": state.step_length,
                 "n_evaluations": state.n_evaluations,
                 "rows_visited": self.visits.rows - before.rows,
-                "bytes_read": self.bytes_read + reads * self.rows.bytes_per_read,
+                "bytes_read": self.bytes_read + paid * self.rows.bytes_per_read,
                 "seconds": now - self.since,
             }
         )

@@ -43,6 +43,7 @@ from stackedae.memory import (
 from stackedae.moments import checksum_of_rows, first_bad_row, survey_sums
 from stackedae.objective import belongs_here, needs_two_stages
 from stackedae.shards import Draw, Shards, each_alone
+from stackedae.sharing import leave, n_sharing, reads_paid, shared
 from stackedae.storage import spill
 from stackedae.targets import TARGET, TARGET_WEIGHT
 
@@ -76,7 +77,9 @@ class Rows:
     missing : bool
         Whether NaN stands for entries that are missing.
     refuse : callable
-        Raises the error for what else is not finite in them.
+        Raises the error for what else is not finite in them, or in what is held out.
+    held_out : Shards or None
+        Other rows, to stop training by.
     """
 
     shards: Shards
@@ -87,6 +90,7 @@ class Rows:
     bytes_per_read: int
     missing: bool
     refuse: Callable[[], None]
+    held_out: Shards | None = None
 
     def survey(self, seed: int) -> Survey:
         """Look at all rows, and draw a sample of them, in one read; few rows are all the sample."""
@@ -145,6 +149,8 @@ def rows_of(
     *,
     missing: bool = False,
     beside: Beside = _nothing_beside,
+    validation: float = 0.0,
+    seed: int = 0,
 ) -> Rows:
     """Return the samples of a container as rows: held if they fit, else to be read again.
 
@@ -160,10 +166,19 @@ def rows_of(
         Whether NaN stands for entries that are missing.
     beside : callable
         Puts beside shards what is known of their rows.
+    validation : float
+        Share of the rows to be held out: whole shards, or a share of each if they are few.
+    seed : int
+        Which.
     """
     _refuse_too_many_parameters(cost)
     X = as_array(X)  # once: a stored array is opened for it
-    shards, n_bytes = beside(cut_into_shards(X, dtype)), bytes_of_a_read(X)
+    whole, n_bytes = beside(cut_into_shards(X, dtype)), bytes_of_a_read(X)
+    n_out = round(validation * len(whole.rows))
+    parts = (whole, None) if n_out == 0 else in_whole_shards(whole, n_out, seed)
+    # Others who share reads may hold out other shards, of the same sizes.
+    source = shared(parts[0], label=f"{whole.aside} {(n_out, seed) if n_out else ''}")
+    shards, held_out = source, parts[1]
     if belongs_here(cost, shards):
         held, reason = True, f"{shards.n_bytes / MIB:.1f} MiB of rows are held by the client"
     elif not n_bytes and active_client() is None:
@@ -174,21 +189,27 @@ def rows_of(
         held, reason = decision.held, decision.reason
         refuse_unless_it_fits(shards, cost, bytes_of_a_chunk(X), memory, held=held)
     if held:
-        shards = shards.hold(here=belongs_here(cost, shards))
+        shards = source.hold(here=belongs_here(cost, source))
+        leave()
+    if validation and held_out is None:
+        shards, held_out = from_every_shard(shards, validation, seed)
 
     def refuse() -> None:
-        bad = shards.gather(partial(first_bad_row, missing=missing), name="stackedae-check")
-        refuse_bad_rows(X, shards.rows, bad, missing=missing)
+        all_rows = shards if held_out is None else whole
+        bad = all_rows.gather(partial(first_bad_row, missing=missing), name="stackedae-check")
+        refuse_bad_rows(X, all_rows.rows, bad, missing=missing)
 
+    n_bytes = n_bytes * shards.n_rows // whole.n_rows
     return Rows(
         shards,
         cost,
         place="held" if held else "streamed",
         reason=f"{reason}: {'held' if held else 'streamed, read again by every evaluation'}",
-        bytes_to_hold=n_bytes if held else 0,
+        bytes_to_hold=reads_paid(source, 1) * n_bytes if held else 0,
         bytes_per_read=0 if held else n_bytes,
         missing=missing,
         refuse=refuse,
+        held_out=held_out,
     )
 
 
@@ -219,15 +240,10 @@ def refuse_unless_it_fits(
     else:
         at_a_time, copies, share = min(largest, rows_per_portion_read(row_bytes)), 4, TASK_SHARE
     codes = cost.n_hidden * np.dtype(np.float32).itemsize * largest * per_task
-    needed = bytes_per_task(
-        at_a_time,
-        copies,
-        row_bytes,
-        chunk_bytes,
-        codes if needs_two_stages(cost, shards) else 0,
-        cost.sums_layout.size,
-        per_task,
-    )
+    of_a_fit = codes if needs_two_stages(cost, shards) else 0, cost.sums_layout.size, per_task
+    needed = bytes_per_task(at_a_time, copies, row_bytes, chunk_bytes, *of_a_fit)
+    others = 0 if held else n_sharing() - 1
+    needed += others * bytes_per_task(at_a_time, 1, row_bytes, 0, *of_a_fit)
     there = share * memory.per_thread
     _LOGGER.info(
         "%d shards of %d rows at most, %d to a task; a task takes up to %.0f MiB of %.0f",
@@ -238,12 +254,14 @@ def refuse_unless_it_fits(
         there / MIB,
     )
     if needed > there:
+        together = f", of {others + 1} fits at a time" if others else ""
+        fewer = ", or fit fewer settings at a time" if others else ""
         raise MemoryPlanError(
             f"A task would take up to {needed / MIB:.0f} MiB ({at_a_time} rows of {row_bytes} "
             f"bytes {copies} times, chunks of {chunk_bytes / MIB:.0f} MiB, "
-            f"{cost.sums_layout.size} sums), and {memory.where} has {there / MIB:.0f} MiB for each "
-            "of its threads; start workers with more memory or fewer threads, or write smaller "
-            "chunks."
+            f"{cost.sums_layout.size} sums{together}), and {memory.where} has "
+            f"{there / MIB:.0f} MiB for each of its threads; start workers with more memory or "
+            f"fewer threads, or write smaller chunks{fewer}."
         )
 
 
@@ -292,7 +310,7 @@ def features_of(
             read_bytes=rows.bytes_per_read,
             flops=2.0 * layer.cost.n_features * layer.cost.n_hidden * features.n_rows,
             n_evaluations=n_evaluations,
-            capacity=memory.capacity,
+            capacity=memory.capacity / n_sharing(),
             may_spill=folder is not None,
         )
         place, reason = decision.place, decision.reason
@@ -301,12 +319,15 @@ def features_of(
     elif place == "spilled":
         path = scratch.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix="stackedae-"))
         features = spill(features, path)
+    kept = place != "recomputed"
+    if kept:
+        leave()
     return Rows(
         features,
         cost,
         place=place,
         reason=f"{reason}: {place}",
-        bytes_to_hold=rows.bytes_per_read if place != "recomputed" else 0,
+        bytes_to_hold=reads_paid(rows.shards, 1) * rows.bytes_per_read if kept else 0,
         bytes_per_read={
             "held": 0,
             "recomputed": rows.bytes_per_read,
@@ -362,36 +383,26 @@ def _now_held(rows: Rows, shards: Shards, cost: Cost) -> Rows:
     )
 
 
-def without(rows: Rows, share: float, seed: int) -> tuple[Rows, Shards]:
-    """Return rows but for a share of them, and these: whole shards, drawn at random.
+def in_whole_shards(shards: Shards, n_out: int, seed: int) -> tuple[Shards, Shards]:
+    """Return all but so many shards, and these, drawn at random."""
+    order = np.random.default_rng(seed).permutation(len(shards.rows))
+    return shards.some(sorted(order[n_out:])), shards.some(sorted(order[:n_out]))
 
-    Of less shards than can be divided so, a share of each.
 
-    Parameters
-    ----------
-    rows : Rows
-        All rows.
-    share : float
-        To be held out.
-    seed : int
-        Which.
-    """
-    shards = rows.shards
-    n_out = round(share * len(shards.rows))
-    if n_out:
-        order = np.random.default_rng(seed).permutation(len(shards.rows))
-        out, others = sorted(order[:n_out].tolist()), sorted(order[n_out:].tolist())
-        return replace(rows, shards=shards.some(others)), shards.some(out)
+def from_every_shard(shards: Shards, share: float, seed: int) -> tuple[Shards, Shards]:
+    """Return all but a share of the rows of every shard, and these, drawn at random."""
     held_out, rest = (shards.draw(Draw(*ends, seed)) for ends in ((0.0, share), (share, 1.0)))
-    return replace(rows, shards=rest), held_out
+    return rest, held_out
 
 
 def _refuse_too_many_parameters(cost: Cost) -> None:
-    needed, there = bytes_of_solver(cost.layout.size), psutil.virtual_memory().available
+    n, there = n_sharing(), psutil.virtual_memory().available
+    needed = n * bytes_of_solver(cost.layout.size)
     if needed > there:
+        solvers = "its solver takes" if n == 1 else f"the solvers of {n} fits take"
         raise MemoryPlanError(
             f"A layer of {cost.n_hidden} hidden units on {cost.n_features} features has "
-            f"{cost.layout.size} parameters, and its solver takes {needed / MIB:.0f} MiB on the "
+            f"{cost.layout.size} parameters, and {solvers} {needed / MIB:.0f} MiB on the "
             f"client, which has {there / MIB:.0f}; pass fewer hidden units, or smaller patches."
         )
 

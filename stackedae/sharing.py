@@ -68,12 +68,20 @@ def share_reads(works: Sequence[Callable[[], T]]) -> list[T]:
     return [results[number] for number in range(len(works))]
 
 
-def shared(shards: Shards) -> Shards:
-    """Return rows as those have them who share reads; as they are if we share none."""
+def shared(shards: Shards, *, label: str = "") -> Shards:
+    """Return rows as those have them who share reads; as they are if we share none.
+
+    Parameters
+    ----------
+    shards : Shards
+        The rows.
+    label : str
+        What tells them from others, beside their description.
+    """
     part = _PART.get()
     if part is None:
         return shards
-    source = part.meeting.source_of(shards)
+    source = part.meeting.source_of(shards, label)
     return _shared(source.shards, [Block() for _ in shards.rows], Recorder(source, part.ask))
 
 
@@ -191,6 +199,7 @@ def _shared(shards: Shards, blocks: list[Any], recorder: Recorder) -> SharedShar
         shards.n_features,
         shards.dtype,
         whole=shards.whole,
+        aside=shards.aside,
         recorder=recorder,
     )
 
@@ -227,10 +236,10 @@ class _Meeting:
         self.error: BaseException | None = None
         self.untold: Exception | None = None
 
-    def source_of(self, shards: Shards) -> Source:
+    def source_of(self, shards: Shards, label: str) -> Source:
         """Return the rows that shards are: those of who came first with the same."""
         with self.changed:
-            return self.sources.setdefault(repr(shards.description), Source(shards))
+            return self.sources.setdefault(f"{label}: {shards.description}", Source(shards))
 
     def ask(self, number: int, targets: Sequence[Call]) -> tuple[Any, ...]:
         """Have calls computed, and return their results, to be kept where they are."""

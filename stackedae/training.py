@@ -26,7 +26,7 @@ from stackedae.moments import Moments, checksum_of_rows, column_sums, first_bad_
 from stackedae.noise import Corruption
 from stackedae.objective import belongs_here
 from stackedae.progress import Log, Observer, Progress
-from stackedae.rows import Rows, Survey, features_of, held_if_they_fit, labelled, rows_of, without
+from stackedae.rows import Rows, Survey, features_of, held_if_they_fit, labelled, rows_of
 from stackedae.shards import Draw, Shards, each_alone
 from stackedae.solvers import Status
 from stackedae.targets import Targets
@@ -147,12 +147,18 @@ class _Training:
         self.seeds = [int(rng.integers(2**31)) for rng in self.rngs]
 
     def __call__(self, X: Container, scratch: ExitStack) -> Progress:
-        training, targets, held_out = self.training, self.targets, None
-        cost = self.settings.layers[0].cost(n_columns(X), "identity")
-        data = rows_of(X, cost, training.dtype, missing=training.missing, beside=self._beside)
-        description = {}
-        if training.validation:
-            data, held_out = without(data, training.validation, self.seeds[-1])
+        training, targets, description = self.training, self.targets, dict[str, Any]()
+        data = rows_of(
+            X,
+            self.settings.layers[0].cost(n_columns(X), "identity"),
+            training.dtype,
+            missing=training.missing,
+            beside=self._beside,
+            validation=training.validation,
+            seed=self.seeds[-1],
+        )
+        held_out = data.held_out
+        if held_out is not None:
             description["validation"] = checksum_of_good(held_out, data)
         if targets is not None:
             description["targets"] = targets.checksum

@@ -53,6 +53,8 @@ class Surrogate:
         Share of the gradient, in the norm that M gives, at which they end.
     patience : int
         Steps that fail, after which the solver gives up.
+    begun : int
+        Iteration from which samples are numbered.
 
     References
     ----------
@@ -67,6 +69,7 @@ class Surrogate:
     inner_steps: int = 8
     reduction: float = 0.1
     patience: int = 3
+    begun: int = 0
 
     def init(self, params: Vector) -> SolverState:
         """Return the state before the first step."""
@@ -78,20 +81,21 @@ class Surrogate:
         A step that cannot be taken leaves the parameters as they are.
         """
         n_evaluations, evaluation = 0, state.evaluation
+        number = state.iteration - self.begun
         if evaluation is None:
-            evaluation = objective.evaluate(state.params, sample=state.iteration)
+            evaluation = objective.evaluate(state.params, sample=number)
             n_evaluations = 1
             state = replace(state, evaluation=evaluation, costs=(evaluation.cost,))
             if not state.damping:
                 state = replace(state, damping=FIRST_DAMPING, curvature=self._curvature(state))
-        sample = objective.sample(state.iteration)
+        sample = objective.sample(number)
         state = replace(state, iteration=state.iteration + 1)
         if not evaluation.is_finite:
             return replace(state, status=Status.NOT_FINITE, n_evaluations=n_evaluations)
         if not evaluation.gradient.any():
             return replace(state, status=Status.CONVERGED, n_evaluations=n_evaluations)
         found = self._minimise_surrogate(state, evaluation, sample)
-        trial = objective.evaluate(found.params, sample=state.iteration)
+        trial = objective.evaluate(found.params, sample=number + 1)
         state = replace(state, n_evaluations=n_evaluations + 1)
         assert found.evaluation is not None
         predicted = evaluation.cost - found.evaluation.cost
