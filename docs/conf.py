@@ -57,6 +57,7 @@ _WITHOUT_SECTIONS = (
     "quickstart",
     "images",
     "method",
+    "selecting",
     "reliability",
     "performance",
     "going-elsewhere",

@@ -24,6 +24,7 @@ from .plotting import HistoryDisplay as HistoryDisplay
 from .plotting import ReconstructionDisplay as ReconstructionDisplay
 from .preprocessing import ContrastNormalizer as ContrastNormalizer
 from .report import Report as Report
+from .selection import fit_many as fit_many
 from .sources import open_image as open_image
 from .spectrum import whiten_image as whiten_image
 from .supervised import StackedAutoEncoderClassifier as StackedAutoEncoderClassifier

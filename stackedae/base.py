@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -116,14 +116,8 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             on_iteration=_listeners(self.verbose, callback),
             keep=self._keep,
         )
-        for what, status in self._statuses():
-            as_asked = self.tol == 0 and status in (Status.MAX_ITER, Status.LINE_SEARCH_FAILED)
-            if not (status.is_good or as_asked):
-                warnings.warn(
-                    f"{what} ended as {status.name}: {status.advice}.",
-                    ConvergenceWarning,
-                    stacklevel=3,
-                )
+        for message in unconverged(self):
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
         return self
 
     def _pretrained_layers(self, layers: Sequence[LayerSettings]) -> Learned | None:
@@ -535,6 +529,19 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         tags.transformer_tags.preserves_dtype = []
         tags.input_tags.allow_nan = self.missing == "mask"
         return tags
+
+
+def unconverged(model: BaseStack) -> Iterator[str]:
+    """Say of all that stopped for another reason than `tol` which it was, and what to do."""
+    statuses = [(f"Layer {i}", layer.status) for i, layer in enumerate(model.layers_)]
+    if model._head is not None:
+        statuses.append(("The head", model._head.status))
+    if model.tuning_status_ is not None:
+        statuses.append(("The training of all layers together", model.tuning_status_))
+    for what, status in statuses:
+        as_asked = model.tol == 0 and status in (Status.MAX_ITER, Status.LINE_SEARCH_FAILED)
+        if not (status.is_good or as_asked):
+            yield f"{what} ended as {status.name}: {status.advice}."
 
 
 def _listeners(verbose: int, callback: Callable[[Record], None] | None) -> Callable[[Record], None]:

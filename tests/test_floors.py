@@ -25,7 +25,7 @@ FLOORS = [
     },
     {
         *("base", "cli", "datasets", "estimators", "exporting", "features", "outliers"),
-        *("plotting", "report", "supervised", "__init__"),
+        *("plotting", "report", "selection", "supervised", "__init__"),
     },
 ]
 ENGINE = {"dask", "distributed", "zarr", "xarray"}

@@ -1,0 +1,248 @@
+import _thread
+import re
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, ParameterGrid
+from zarr.storage import MemoryStore
+
+from stackedae import StackedAutoEncoder, fit_many
+from stackedae.errors import ArgumentError, DataError, MemoryPlanError
+from stackedae.training import BATCHING
+
+N, D = 3000, 16
+SAE = StackedAutoEncoder((6, 4), max_iter=3, tol=0, random_state=0)
+
+
+class Counting(MemoryStore):
+    """A store that counts what is read of chunks."""
+
+    n_bytes = 0
+
+    async def get(self, key, *arguments, **options):
+        value = await super().get(key, *arguments, **options)
+        if "c/" in key and value is not None:
+            self.n_bytes += len(value)
+        return value
+
+
+@pytest.fixture
+def stored():
+    X = np.random.default_rng(0).random((N, D)).astype(np.float32)
+    X[:, D // 2 :] = X[:, : D // 2] ** 2
+    return zarr.create_array(Counting(), data=X, chunks=(500, D), compressors=None)
+
+
+@pytest.fixture(autouse=True)
+def little_is_much(monkeypatch):
+    """So few rows are sampled, in several shards; all of them are for the workers."""
+    monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 3e6)
+    monkeypatch.setattr("stackedae.memory.FEWEST_SAMPLED_ROWS", 1000)
+    monkeypatch.setattr("stackedae.training.FIRST_SAMPLE_ROWS", 256)
+    monkeypatch.setattr("stackedae.training.FEWEST_STEPS", 4)
+    monkeypatch.setattr("stackedae.memory.MIN_SHARD_BYTES", 2**14)
+
+
+@pytest.fixture
+def streamed(monkeypatch):
+    """No rows fit into memory, and no codes."""
+    monkeypatch.setattr("stackedae.memory.TWO_STAGE_BYTES", 0)
+    with dask.config.set({"stackedae.memory": "100kB"}):
+        yield
+
+
+def told(model):
+    """All that a fit told but what depends on others: seconds, and who paid for reads."""
+    parameters = [layer.params.tobytes() for layer in model.layers_]
+    return parameters, [{**r, "seconds": 0, "bytes_read": 0} for r in model.history_]
+
+
+def bytes_read(model):
+    return sum(record["bytes_read"] for record in model.history_)
+
+
+SETTINGS = [
+    {},
+    {"alpha": 1e-2, "batching": "full"},
+    {"hidden_layer_sizes": (5,), "max_iter": 7},
+    {"hidden_layer_sizes": (8, 3, 2), "activation": "tanh", "random_state": 1},
+    {"dtype": "float64", "sparsity_weight": 0.0},
+    {"missing": "mask"},
+]
+
+
+@pytest.mark.usefixtures("streamed")
+def test_the_same_bits_as_one_by_one(stored):
+    alone = [told(clone(SAE).set_params(**s).fit(stored)) for s in SETTINGS]
+    assert [told(model) for model in fit_many(SAE, SETTINGS, stored)] == alone
+
+
+@pytest.mark.usefixtures("streamed")
+def test_eight_settings_take_the_reads_of_one(stored):
+    sae = StackedAutoEncoder(6, max_iter=4, tol=0, random_state=0)
+    grid = ParameterGrid(
+        {"alpha": [1e-4, 1e-3], "sparsity_target": [0.05, 0.1], "hidden_layer_sizes": [5, 6]}
+    )
+    alone = fit_many(sae, [{}], stored)
+    of_one, stored.store.n_bytes = stored.store.n_bytes, 0
+    assert of_one > 5 * stored.nbytes
+    models = fit_many(sae, grid, stored)
+    assert stored.store.n_bytes <= 1.1 * of_one
+    assert sum(map(bytes_read, models)) == stored.store.n_bytes
+    assert bytes_read(alone[0]) == of_one
+    assert [
+        {**model.get_params(), **setting} for model, setting in zip(models, grid, strict=True)
+    ] == [model.get_params() for model in models]
+
+
+@pytest.mark.parametrize("client_flops", [3e6, 1e12])
+def test_what_fits_into_memory_is_loaded_once(stored, monkeypatch, client_flops):
+    monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", client_flops)
+    settings = [{"alpha": alpha} for alpha in (1e-4, 1e-3, 1e-2)]
+    alone = [told(clone(SAE).set_params(**s).fit(stored)) for s in settings]
+    stored.store.n_bytes = 0
+    models = fit_many(SAE, settings, stored)
+    assert stored.store.n_bytes == stored.nbytes == bytes_read(models[0])
+    assert bytes_read(models[1]) == bytes_read(models[2]) == 0
+    assert [told(model) for model in models] == alone
+
+
+@pytest.mark.parametrize("memory", ["100kB", "100MB"])
+def test_the_same_bits_on_a_cluster(stored, cluster, memory):
+    X = da.from_array(stored[:], chunks=(500, -1))
+    settings = [{"hidden_layer_sizes": 5, "batching": batching} for batching in BATCHING]
+    with dask.config.set({"stackedae.memory": memory}):
+        alone = [told(clone(SAE).set_params(**s).fit(X)) for s in settings]
+        with cluster.as_current():
+            assert [told(model) for model in fit_many(SAE, settings, X)] == alone
+    while cluster.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
+        time.sleep(0.01)  # what is not needed any more goes a moment later
+
+
+def test_an_array_is_enough():
+    X = np.random.default_rng(0).random((200, 5, 5))
+    models = fit_many(SAE, iter([{"alpha": 0.0}, {"sparsity_target": 0.2}]), X)
+    assert [told(m) for m in models] == [told(clone(m).fit(X)) for m in models]
+    assert not hasattr(SAE, "layers_")
+
+
+@pytest.mark.usefixtures("streamed")
+def test_an_error_names_the_setting(stored):
+    with pytest.raises(ArgumentError, match="alpha=-1") as caught:
+        fit_many(SAE, [{}, {"alpha": -1}, {}], stored)
+    assert caught.value.__notes__ == ["This was with settings[1], {'alpha': -1}."]
+    with pytest.raises(ValueError, match="Invalid parameter 'beta'") as caught:
+        fit_many(SAE, [{}, {"beta": 3}], stored)
+    assert caught.value.__notes__ == ["This was with settings[1], {'beta': 3}."]
+    stored[7, 3] = np.nan
+    with pytest.raises(DataError, match="row 7 "):
+        fit_many(SAE, SETTINGS, stored)
+
+
+def test_what_cannot_be_worked_with_is_refused(stored):
+    with pytest.raises(ArgumentError, match=r"settings=\[\] is empty"):
+        fit_many(SAE, [], stored)
+    with pytest.raises(ArgumentError, match=r"estimator=PCA\(\) is no StackedAutoEncoder"):
+        fit_many(PCA(), [{}], stored)
+    settings = [{}, {"checkpoint": "a"}, {"checkpoint": "b"}, {"checkpoint": "./b"}]
+    with pytest.raises(ArgumentError, match=r"is that of settings\[2\] and of settings\[3\]"):
+        fit_many(SAE, settings, stored)
+    with pytest.raises(ArgumentError, match="put a checkpoint of its own into each setting"):
+        fit_many(StackedAutoEncoder(checkpoint=MemoryStore()), [{}, {}], stored)
+
+
+@pytest.mark.usefixtures("streamed")
+def test_many_settings_need_memory_for_each(stored):
+    sae = StackedAutoEncoder(6, max_iter=4, tol=0, batching="full")
+    with pytest.raises(MemoryPlanError, match=r"of 1000000 fits at a time.*fit fewer settings"):
+        with_so_many(sae, 1_000_000, stored)
+
+
+def with_so_many(sae, n, X):
+    """Fit as if so many settings were fitted; no test needs so many threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stackedae.rows.n_sharing", lambda: n)
+        patch.setattr("stackedae.rows.bytes_of_solver", lambda n_params: 0)
+        return fit_many(sae, [{}], X)
+
+
+def stop(number, record):
+    if number == 1 and record["iteration"] == 3 and record["phase"] == "full":
+        raise InterruptedError("enough")
+
+
+def press(number, record):
+    if number == 1 and record["iteration"] == 3:
+        _thread.interrupt_main()
+
+
+@pytest.mark.usefixtures("streamed")
+@pytest.mark.parametrize(("act", "error"), [(stop, InterruptedError), (press, KeyboardInterrupt)])
+def test_each_setting_goes_on_from_its_checkpoint(stored, act, error):
+    settings = [{"checkpoint": f"{n}.zarr", "alpha": alpha} for n, alpha in enumerate((0, 1e-3))]
+    sae = StackedAutoEncoder(6, max_iter=6, tol=0, batching="full", random_state=0)
+    expected = [
+        told(model) for model in fit_many(sae, [{"alpha": s["alpha"]} for s in settings], stored)
+    ]
+    with pytest.raises(error):
+        fit_many(sae, settings, stored, callback=act)
+    again = []
+    models = fit_many(sae, settings, stored, callback=lambda number, _: again.append(number))
+    assert [told(model) for model in models] == expected
+    assert 0 < again.count(0) < 6
+    assert 0 < again.count(1) < 6
+
+
+def test_a_callback_is_told_which_setting_it_is(stored):
+    seen = [[], []]
+    models = fit_many(
+        SAE, [{}, {"alpha": 1e-2}], stored, callback=lambda n, record: seen[n].append(record)
+    )
+    assert [model.history_ for model in models] == seen
+
+
+def test_a_warning_names_the_setting(stored):
+    settings = [{"tol": 0, "hidden_layer_sizes": 3}, {"tol": 1e-9, "hidden_layer_sizes": 3}]
+    with pytest.warns(ConvergenceWarning, match=r"settings\[1\]: Layer 0 ended as") as caught:
+        fit_many(SAE, settings, stored)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fit_many(SAE, settings, stored)
+
+
+def test_the_page_runs():
+    page = Path(__file__).parent.parent / "docs" / "selecting.md"
+    (code,) = re.findall("```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["errors"] == tuple(-model.score(names["held_out"]) for model in names["models"])
+    assert len(names["best"].components_) == 25
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        GridSearchCV,
+        partial(HalvingGridSearchCV, resource="n_samples", min_resources=60, random_state=0),
+        partial(HalvingGridSearchCV, resource="max_iter", max_resources=9, min_resources=3),
+    ],
+)
+def test_searches_of_scikit_learn(search):
+    X = np.random.default_rng(0).random((180, 8))
+    sae = StackedAutoEncoder(3, max_iter=9, tol=0, random_state=0)
+    found = search(sae, {"alpha": [1e-4, 1.0]}, cv=3).fit(X)
+    assert found.best_params_["alpha"] == 1e-4
+    assert found.best_estimator_.transform(X).shape == (180, 3)
