@@ -359,18 +359,18 @@ def in_one_read(
     works : sequence of Work
         What can be called.
     calls : sequence of (int, range, sequence)
-        Which of them; numbers of the blocks that it takes, which it has to go through to the end;
-        and arguments beside those that the work has.
+        Which of them; numbers of the blocks that it takes, through all of which it has to go; and
+        arguments beside those that the work has.
     blocks : sequence of array or RowSource
         The rows of each shard.
     """
     if len(calls) == 1:
         ((n, _, others),) = calls
         return [works[n].do(others, blocks)]
-    listeners = [
-        _Listener(partial(works[number].do, others), span) for number, span, others in calls
-    ]
+    listeners: list[_Listener] = []
     try:
+        for n, span, others in calls:
+            listeners.append(_Listener(partial(works[n].do, others), span))
         for listener in listeners:
             listener.wait()
         for number, portions in enumerate(portions_of_each(blocks)):
@@ -389,8 +389,8 @@ def in_one_read(
 class _Listener:
     """A call in a thread of its own that waits for portions of rows, and works while we wait.
 
-    In a thread, for what calls look for rows by iteration, and kernels work in memory of their
-    thread. They take turns: there is one core for each task.
+    In a thread, because calls go through rows in loops of their own, and kernels work in memory of
+    their thread. They take turns, as there is one core for each task.
 
     Parameters
     ----------
@@ -418,13 +418,13 @@ class _Listener:
             raise error
 
     def _run(self) -> None:
-        error: BaseException | None = None
         try:
             with one_blas_thread():
                 self.result = self.call([_Heard(self)] * len(self.span))
-        except BaseException as caught:
-            error = caught
-        self.waits.put(error)
+        except BaseException as error:
+            self.waits.put(error)
+        else:
+            self.waits.put(None)
 
     def portions(self) -> Iterator[Any]:
         """Yield the portions of the next block."""

@@ -55,14 +55,25 @@ def share_reads(works: Sequence[Callable[[], T]]) -> list[T]:
             meeting.finish(number)
 
     threads = [
-        # Daemons, so that nobody who presses Ctrl-C twice has to wait for them.
-        threading.Thread(target=copy_context().run, args=(take_part, *each), daemon=True)
-        for each in enumerate(works)
+        threading.Thread(
+            target=copy_context().run,
+            args=(take_part, number, work),
+            name=f"stackedae-fit-{number}",
+            daemon=True,  # so that nobody who presses Ctrl-C twice has to wait for it
+        )
+        for number, work in enumerate(works)
     ]
-    for thread in threads:
-        thread.start()
+    started = []
+    try:
+        for thread in threads:
+            thread.start()
+            started.append(thread)
+    except BaseException as error:  # Ctrl-C, or there are too many
+        meeting.end(error)
+        for number in range(len(started), len(threads)):
+            meeting.finish(number)
     meeting.serve()
-    for thread in threads:
+    for thread in started:
         thread.join()
     meeting.raise_error()
     return [results[number] for number in range(len(works))]

@@ -1,9 +1,19 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import dask
 import distributed
 import numpy as np
 import psutil
 
-from stackedae.cluster import OnCluster, cut_in_proportion, follow, memory_of_workers, share_out
+from stackedae.cluster import (
+    OnCluster,
+    cut_in_proportion,
+    follow,
+    literal,
+    memory_of_workers,
+    share_out,
+)
 
 
 def test_memory_of_the_workers(cluster):
@@ -60,3 +70,21 @@ def test_all_is_shared_out_anew_if_many_come():
     assert moved({"a": 1, "b": 1, "c": 1, "d": 3}) == 5 * "." + 5 * "b" + 5 * "c" + 15 * "d"
     assert moved({"a": 10, "b": 10, "c": 10, "d": 1}) == "." * 30
     assert set(follow(OF_THREE, SIZES, {"a": 1, "d": 1, "e": 1, "f": 1})) == set("adef")
+
+
+def test_what_threads_set_for_their_graphs_is_as_it_was_when_all_are_done(monkeypatch):
+    key = "distributed.admin.large-graph-warning-threshold"
+    before, during, compute = dask.config.get(key), [], dask.base.compute
+    both = threading.Barrier(2)
+
+    def computing(*tasks):
+        both.wait()  # the second has begun before the first ends
+        during.append(dask.config.get(key))
+        return compute(*tasks)
+
+    monkeypatch.setattr("dask.base.compute", computing)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(OnCluster().compute, literal("one", 1)) for _ in range(2)]
+        assert [call.result() for call in calls] == [(1,), (1,)]
+    assert during == ["1 TB", "1 TB"]
+    assert dask.config.get(key) == before

@@ -18,7 +18,8 @@ from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, Parameter
 from zarr.storage import MemoryStore
 
 from stackedae import StackedAutoEncoder, fit_many
-from stackedae.errors import ArgumentError, DataError, MemoryPlanError
+from stackedae.cluster import OnCluster
+from stackedae.errors import ArgumentError, ClusterError, DataError, MemoryPlanError
 from stackedae.training import BATCHING
 
 N, D = 3000, 16
@@ -118,14 +119,13 @@ def test_what_fits_into_memory_is_loaded_once(stored, monkeypatch, client_flops)
     assert [told(model) for model in models] == alone
 
 
-@pytest.mark.parametrize("memory", ["100kB", "100MB"])
-def test_the_same_bits_on_a_cluster(stored, cluster, memory):
+@pytest.mark.usefixtures("streamed")
+def test_the_same_bits_on_a_cluster(stored, cluster):
     X = da.from_array(stored[:], chunks=(500, -1))
     settings = [{"hidden_layer_sizes": 5, "batching": batching} for batching in BATCHING]
-    with dask.config.set({"stackedae.memory": memory}):
-        alone = [told(clone(SAE).set_params(**s).fit(X)) for s in settings]
-        with cluster.as_current():
-            assert [told(model) for model in fit_many(SAE, settings, X)] == alone
+    alone = [told(clone(SAE).set_params(**s).fit(X)) for s in settings]
+    with cluster.as_current():
+        assert [told(model) for model in fit_many(SAE, settings, X)] == alone
     while cluster.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
         time.sleep(0.01)  # what is not needed any more goes a moment later
 
@@ -200,6 +200,28 @@ def test_each_setting_goes_on_from_its_checkpoint(stored, act, error):
     again = []
     models = fit_many(sae, settings, stored, callback=lambda number, _: again.append(number))
     assert [told(model) for model in models] == expected
+    assert 0 < again.count(0) < 6
+    assert 0 < again.count(1) < 6
+
+
+@pytest.mark.usefixtures("streamed")
+def test_a_cluster_that_is_gone_ends_all_with_their_checkpoints(stored, monkeypatch):
+    persist, calls = OnCluster.persist, []
+
+    def dies(self, *tasks):
+        calls.append(tasks)
+        if len(calls) == 5:
+            raise ClusterError("no scheduler")
+        return persist(self, *tasks)
+
+    settings = [{"alpha": 0.0, "checkpoint": "0.zarr"}, {"checkpoint": "1.zarr"}]
+    sae = StackedAutoEncoder(6, max_iter=6, tol=0, batching="full", random_state=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(OnCluster, "persist", dies)
+        with pytest.raises(ClusterError, match=r"no scheduler\. Training stood in layer 0, phase"):
+            fit_many(sae, settings, stored)
+    again = []
+    fit_many(sae, settings, stored, callback=lambda number, _: again.append(number))
     assert 0 < again.count(0) < 6
     assert 0 < again.count(1) < 6
 

@@ -253,11 +253,25 @@ def test_ctrl_c_ends_all(shards):
     assert "stackedae-listener" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_what_cannot_begin_ends_all(shards, monkeypatch):
+    ended, start = [], threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "stackedae-fit-2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        share_reads([partial(endless, shards, ended)] * 4)
+    assert len(ended) == 2
+
+
 class Slow(RowSource):
     """Rows that take a while to read."""
 
     def portions(self):
-        for _ in range(100):
+        for _ in range(20):
             time.sleep(0.05)
             yield np.ones((1, 3))
 
@@ -271,12 +285,17 @@ def test_ctrl_c_leaves_no_task_on_the_cluster(cluster):
             time.sleep(0.02)
         _thread.interrupt_main()
 
-    slow = Shards([Slow()] * 4, (100,) * 4, 3, np.dtype(float), whole=False)
+    slow = Shards([Slow()] * 4, (20,) * 4, 3, np.dtype(float), whole=False)
+
+    def begin(ask):
+        if ask is ask_for_sum:
+            presses.start()
+        return ask(shared(slow))
+
     presses = threading.Thread(target=press)
     with cluster.as_current():
-        presses.start()
         with pytest.raises(KeyboardInterrupt):
-            share_reads([lambda ask=ask: ask(shared(slow)) for ask in (ask_for_sum, ask_for_both)])
+            share_reads([partial(begin, ask) for ask in (ask_for_sum, ask_for_both)])
         while cluster.run_on_scheduler(n_tasks):
             time.sleep(0.02)
     presses.join()
