@@ -182,6 +182,12 @@ class SharedShards(Shards):
         """See `Shards.draw`."""
         return self._kept(super().draw(draw, here=here), draw)
 
+    def lend_columns(self, others: Shards) -> Shards:
+        """See `Shards.lend_columns`; what is beside rows is there, though they are not."""
+        if self.is_shared:
+            return self.recorder.source.shards.lend_columns(others)
+        return super().lend_columns(others)
+
     def _kept(self, held: Shards, draw: Draw | None = None) -> Shards:
         return self.recorder.source.keep(held, draw) if self._is_source else held
 

@@ -28,6 +28,7 @@ from stackedae.objective import belongs_here
 from stackedae.progress import Log, Observer, Progress
 from stackedae.rows import Rows, Survey, features_of, held_if_they_fit, labelled, rows_of
 from stackedae.shards import Draw, Shards, each_alone
+from stackedae.sharing import n_sharing
 from stackedae.solvers import Status
 from stackedae.targets import Targets
 
@@ -181,7 +182,8 @@ class _Training:
 
     def _beside(self, shards: Shards) -> Shards:
         """Put beside rows what training has to know of them."""
-        if any(layer.corruption for layer in self.settings.layers):
+        # Who share reads all number their rows, so that these are the same.
+        if any(layer.corruption for layer in self.settings.layers) or n_sharing() > 1:
             shards = shards.numbered()
         return shards if self.targets is None else self.targets.beside(shards)
 

@@ -20,7 +20,7 @@ from zarr.storage import MemoryStore
 from stackedae import StackedAutoEncoder, fit_many
 from stackedae.cluster import OnCluster
 from stackedae.errors import ArgumentError, ClusterError, DataError, MemoryPlanError
-from stackedae.training import BATCHING
+from stackedae.minimisation import BATCHING
 
 N, D = 3000, 16
 SAE = StackedAutoEncoder((6, 4), max_iter=3, tol=0, random_state=0)
@@ -50,8 +50,8 @@ def little_is_much(monkeypatch):
     """So few rows are sampled, in several shards; all of them are for the workers."""
     monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 3e6)
     monkeypatch.setattr("stackedae.memory.FEWEST_SAMPLED_ROWS", 1000)
-    monkeypatch.setattr("stackedae.training.FIRST_SAMPLE_ROWS", 256)
-    monkeypatch.setattr("stackedae.training.FEWEST_STEPS", 4)
+    monkeypatch.setattr("stackedae.minimisation.FIRST_SAMPLE_ROWS", 256)
+    monkeypatch.setattr("stackedae.minimisation.FEWEST_STEPS", 4)
     monkeypatch.setattr("stackedae.memory.MIN_SHARD_BYTES", 2**14)
 
 
@@ -268,3 +268,9 @@ def test_searches_of_scikit_learn(search):
     found = search(sae, {"alpha": [1e-4, 1.0]}, cv=3).fit(X)
     assert found.best_params_["alpha"] == 1e-4
     assert found.best_estimator_.transform(X).shape == (180, 3)
+
+
+def test_noise_and_held_out_samples_go_with_others(stored, streamed):
+    changes = [{}, {"corruption": 0.2}, {"validation": 0.2}, {"tied": True, "fine_tune": True}]
+    for change, model in zip(changes, fit_many(SAE, changes, stored), strict=True):
+        assert told(model) == told(clone(SAE).set_params(**change).fit(stored))
