@@ -63,6 +63,10 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     batching: str
     max_iter: int
     tol: float
+    epochs: int
+    batch_size: int
+    learning_rate_init: float
+    local_steps: int
     validation: float
     n_iter_no_change: int
     dtype: str
@@ -102,9 +106,7 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         checkpoint = self._checkpoint()
         X = check_samples(self, X, reset=True)
         found = None if targets is None else targets(cut_into_shards(X, self.dtype).rows)
-        self.sample_shape_ = tuple(X.shape[1:])
-        self.sample_dims_ = tuple(map(str, X.dims[1:])) if isinstance(X, xr.DataArray) else None
-        self.channel_names_ = names_of_channels(X)
+        self._set_sample_shape(X)
         fit_stack(
             X,
             settings,
@@ -119,6 +121,11 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         for message in unconverged(self):
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
         return self
+
+    def _set_sample_shape(self, X: Container) -> None:
+        self.sample_shape_ = tuple(X.shape[1:])
+        self.sample_dims_ = tuple(map(str, X.dims[1:])) if isinstance(X, xr.DataArray) else None
+        self.channel_names_ = names_of_channels(X)
 
     def _pretrained_layers(self, layers: Sequence[LayerSettings]) -> Learned | None:
         """Return the layers of a saved model, which must be of the shape that is asked for."""
@@ -497,27 +504,33 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     name, getattr(self, name), "is unknown", f"choose from {', '.join(choices)}"
                 )
         missing = masks(self.missing)
-        max_iter: Any = self.max_iter
-        if not isinstance(max_iter, (int, np.integer)) or max_iter < 1:
-            raise ArgumentError("max_iter", self.max_iter, "allows no iteration", "pass 1 or more")
+        for name in ("max_iter", "epochs", "batch_size", "local_steps", "n_iter_no_change"):
+            value: Any = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ArgumentError(name, value, "is no number of them", "pass 1 or more")
         if not 0 <= self.tol < np.inf:
             raise ArgumentError("tol", self.tol, "is no tolerance", "pass 0 or more")
         if not 0 <= self.validation < 1:
             raise ArgumentError(
                 "validation", self.validation, "is no share of samples", "pass 0.1, say, or 0"
             )
-        patience: Any = self.n_iter_no_change
-        if not isinstance(patience, (int, np.integer)) or patience < 1:
-            raise ArgumentError("n_iter_no_change", patience, "is no number", "pass 1 or more")
+        if not 0 < self.learning_rate_init < np.inf:
+            raise ArgumentError(
+                "learning_rate_init", self.learning_rate_init, "is no rate", "pass 0.01, say"
+            )
         return TrainingSettings(
             solver=self.solver,
             batching=self.batching,
-            max_iter=int(max_iter),
+            max_iter=int(self.max_iter),
             tol=float(self.tol),
             dtype=self.dtype,
             missing=missing,
             validation=float(self.validation),
-            patience=int(patience),
+            patience=int(self.n_iter_no_change),
+            epochs=int(self.epochs),
+            batch_size=int(self.batch_size),
+            learning_rate=float(self.learning_rate_init),
+            local_steps=int(self.local_steps),
         )
 
     def __sklearn_is_fitted__(self) -> bool:

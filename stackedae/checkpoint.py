@@ -48,6 +48,7 @@ from stackedae.persistence import (
 )
 from stackedae.progress import STAGES, Best, Progress, Stage
 from stackedae.solvers import SolverState, Status
+from stackedae.solvers.adam import AdamState
 from stackedae.solvers.state import Pair
 from stackedae.stores import (
     MARKER,
@@ -360,6 +361,9 @@ _NUMBERS: dict[str, Any] = {
 }
 
 
+_OF_BATCHES: dict[str, Any] = {"n_steps": int, "epoch": int, "n_averaged": float}
+
+
 def _written_state(state: SolverState, path: str) -> tuple[dict[str, Any], Named]:
     evaluation = state.evaluation
     assert evaluation is not None
@@ -385,6 +389,10 @@ def _written_state(state: SolverState, path: str) -> tuple[dict[str, Any], Named
         **{f"{path}/{name}": (array, ("pair", "parameter")) for name, array in pairs.items()},
         **{f"{path}/mean/{k}": (v, ("hidden",)) for k, v in evaluation.means.items()},
     }
+    if state.batches is not None:
+        values["batches"] = {name: getattr(state.batches, name) for name in _OF_BATCHES}
+        for name in ("first", "second", "means"):
+            arrays[f"{path}/batches/{name}"] = (getattr(state.batches, name), ("parameter",))
     return values, arrays
 
 
@@ -409,8 +417,17 @@ def _taken_state(
         n_rows=plain(int, values["n_rows"]),
         gradient_variance=plain(float, values["gradient_variance"]),
     )
+    params, batches = document.take(f"{path}/params", (size,)), values.get("batches")
+    if batches is not None:
+        first, second = (document.take(f"{path}/batches/{k}", (size,)) for k in ("first", "second"))
+        means = document.take(f"{path}/batches/means", (None,))
+        if means.size not in (0, n_units):
+            raise ValueError("the means of batches are of other units")
+        numbers = {name: plain(kind, batches[name]) for name, kind in _OF_BATCHES.items()}
+        batches = AdamState(params=params, first=first, second=second, means=means, **numbers)
     return SolverState(
-        params=document.take(f"{path}/params", (size,)),
+        params=params,
+        batches=batches,
         evaluation=evaluation,
         costs=tuple(plain(float, each) for each in values["costs"]),
         pairs=tuple(

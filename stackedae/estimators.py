@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from stackedae.base import BaseStack
 from stackedae.containers import Container
 from stackedae.errors import DataError
-from stackedae.progress import Record
+from stackedae.fitting import this_run
+from stackedae.progress import Progress, Record
 from stackedae.report import Report, make_report
 from stackedae.samples import check_samples, named_dims
 from stackedae.stores import StoreLike
+from stackedae.streams import Stream, portions_of
+
+
+def _takes_streams(model: StackedAutoEncoder) -> bool:
+    if model.solver != "adam":
+        raise AttributeError(
+            f'partial_fit needs solver="adam", and it is {model.solver!r}, for which all samples '
+            "have to be at hand."
+        )
+    return True
 
 
 class StackedAutoEncoder(BaseStack):
@@ -62,8 +75,9 @@ class StackedAutoEncoder(BaseStack):
         decoders and back to the data; without sparsity term.
     fine_tune_alpha : float or None, default=None
         Weight decay then; that of the first layer if None.
-    solver : {"lbfgs", "gd"}, default="lbfgs"
-        L-BFGS, preconditioned by the covariance of the layer's input; or plain gradient descent.
+    solver : {"lbfgs", "gd", "adam"}, default="lbfgs"
+        L-BFGS, preconditioned by the covariance of the layer's input; plain gradient descent; or
+        Adam on mini-batches. See :doc:`/method` for which to take.
     batching : {"progressive", "full"}, default="progressive"
         How "lbfgs" visits the samples. "progressive" starts on small random samples (drawn from
         every chunk), doubles them for as long as the variance of their gradient calls for it, and
@@ -79,6 +93,15 @@ class StackedAutoEncoder(BaseStack):
     tol : float, default=1e-6
         Stop when the relative decrease of the cost over ten iterations and the largest entry of the
         gradient, relative to max(1, \|cost\|), are both at most this; 0 runs to `max_iter`.
+    epochs : int, default=10
+        Times that "adam" visits all samples; its learning rate falls to 0 over the second half.
+    batch_size : int, default=256
+        Samples of a mini-batch of "adam".
+    learning_rate_init : float, default=0.01
+        Learning rate of "adam" in the first half.
+    local_steps : int, default=32
+        Steps that replicas of "adam" take, at least, before they are averaged. How many replicas
+        there are depends on the data alone; up to about 16 MB of them, one.
     validation : float, default=0.0
         Share of the samples that is held out: whole chunks of them, drawn at random, or of few
         chunks a share of each. After every iteration over all others (not on random samples), they
@@ -205,6 +228,10 @@ class StackedAutoEncoder(BaseStack):
         batching: str = "progressive",
         max_iter: int = 400,
         tol: float = 1e-6,
+        epochs: int = 10,
+        batch_size: int = 256,
+        learning_rate_init: float = 0.01,
+        local_steps: int = 32,
         validation: float = 0.0,
         n_iter_no_change: int = 10,
         dtype: str = "float32",
@@ -256,7 +283,66 @@ class StackedAutoEncoder(BaseStack):
         ConvergenceWarning
             If a layer stopped for another reason than `tol` (which 0 never gives as a reason).
         """
+        self.__dict__.pop("_stream", None)
         return self._fit(X, callback=callback)
+
+    @available_if(_takes_streams)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Container, y: Any = None) -> Self:
+        """Take in more samples of a stream, and forget them; ``solver="adam"`` only.
+
+        Every layer takes one step for each mini-batch, on the features that the layers below have
+        for it by then. What has to be known of samples beforehand (their range, means and
+        covariance) comes from those of the first call, which should be some hundreds at least.
+        A fit that was before is forgotten.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
+            Samples, taken in the order of portions, shuffled within.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+            `history_` has a record of every layer for each portion, with the cost of that after its
+            steps; layers have the status RUNNING, and the running means of their activations.
+
+        Raises
+        ------
+        AttributeError
+            If the solver is another, which needs all samples at once.
+        ArgumentError
+            If a parameter cannot be worked with.
+        DataError
+            If X has another number of features than before, infinity, or NaN that is not to be
+            masked.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from stackedae import StackedAutoEncoder
+        >>> rng = np.random.default_rng(0)
+        >>> sae = StackedAutoEncoder(4, solver="adam", random_state=0)
+        >>> for _ in range(3):
+        ...     sae = sae.partial_fit(rng.random((500, 16)))
+        >>> sae.n_iter_
+        3
+        """
+        settings, training = self._layer_settings(), self._training_settings()
+        begins = not hasattr(self, "_stream")
+        X = check_samples(self, X, reset=begins)
+        if begins:
+            self._set_sample_shape(X)
+            self._stream = Stream(check_random_state(self.random_state).randint(2**31))
+            self.history_: list[Record] = []
+        for rows in portions_of(X, training):
+            self._stream, records = self._stream.take_in(settings, training, rows)
+            self.history_ += records
+        layers = tuple(layer.as_layer(self.dtype) for layer in self._stream.layers)
+        runs = (this_run(),)
+        self._keep(Progress(self._stream.seed, runs=runs, layers=layers, history=self.history_))
+        return self
 
     def inverse_transform(self, X: Container) -> Container:
         r"""Return the samples that activations of the last layer stand for.

@@ -69,7 +69,7 @@ def fit_stack(
         if pretrained is not None:
             history = [r for r in pretrained.history if r["layer"] < len(pretrained.layers)]
             begun = replace(begun, layers=tuple(pretrained.layers), history=history)
-    begun = replace(begun, runs=(*begun.runs, _this_run()))
+    begun = replace(begun, runs=(*begun.runs, this_run()))
     watch = _Watch(begun, checkpoint, on_iteration)
     try:
         finished = train_stack(X, settings, training, begun, watch, targets)
@@ -139,7 +139,7 @@ class _Watch:
         return f"{where}; fit again to go on from the checkpoint {self.checkpoint.name}"
 
 
-def _this_run() -> dict[str, Any]:
+def this_run() -> dict[str, Any]:
     """Return what is to be known of this process, to trace a result."""
     packages = {name: version(name) for name in _PACKAGES}
     return {

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stackedae.arrays import AnyArray
+from stackedae.evaluation import Cost
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ def features_in(rows: SomeRows) -> AnyArray:
 def aside_of(rows: SomeRows) -> Mapping[str, NDArray[Any]]:
     """Return what is beside rows; nothing, of an array."""
     return rows.aside if isinstance(rows, Labelled) else {}
+
+
+def known_to(cost: Cost, rows: SomeRows) -> dict[str, NDArray[Any]]:
+    """Return what a cost has to know of rows beside them, and their weights if they have any."""
+    aside = aside_of(rows)
+    return {name: aside[name] for name in (*cost.aside, "weight") if name in aside}
 
 
 def with_features(rows: SomeRows, X: AnyArray) -> SomeRows:

@@ -13,6 +13,7 @@ import numpy as np
 from stackedae.evaluation import Cost
 from stackedae.growth import NormTest, halves_of, is_whole, next_size
 from stackedae.layout import Vector
+from stackedae.local_steps import BatchSteps, LocalSteps
 from stackedae.memory import FIRST_SAMPLE_ROWS, is_worth_sampling
 from stackedae.objective import DaskObjective, HalvedObjective, Visits
 from stackedae.progress import Best, Position, Stage
@@ -27,6 +28,7 @@ from stackedae.solvers import (
     Surrogate,
     minimize,
 )
+from stackedae.solvers.adam import Adam
 
 FEWEST_STEPS = 10
 """Steps over all rows, however few `max_iter` gives."""
@@ -37,7 +39,7 @@ STEP_WORTH = 2.5
 OnStep = Callable[[Position], None]
 
 
-SOLVERS = ("lbfgs", "gd")
+SOLVERS = ("lbfgs", "gd", "adam")
 BATCHING = ("progressive", "full")
 DTYPES = ("float32", "float64")
 
@@ -54,10 +56,16 @@ class TrainingSettings:
     missing: bool
     validation: float = 0.0
     patience: int = 10
+    epochs: int = 10
+    batch_size: int = 256
+    learning_rate: float = 0.01
+    local_steps: int = 32
 
     @property
     def n_evaluations(self) -> int:
         """Evaluations over all rows, about and at most."""
+        if self.solver == "adam":
+            return self.epochs
         return self.n_steps if self.batching == "progressive" else self.max_iter
 
     @property
@@ -90,6 +98,8 @@ class Minimisation:
         Where rows are counted.
     near : bool
         Whether the start is near the end: small samples would lead away from it.
+    coordinates : CentredCoordinates or None
+        For Adam.
     held_out : Shards or None
         Rows to stop by: where they have cost no less for a while, though all is minimised further.
     """
@@ -103,6 +113,7 @@ class Minimisation:
     seed: int
     visits: Visits
     near: bool = False
+    coordinates: Any = None
     held_out: Shards | None = None
 
     def run(self, at: Position, on_step: OnStep) -> SolverState:
@@ -130,6 +141,8 @@ class Minimisation:
     def first(self) -> Position:
         """Return where to begin."""
         training, state = self.training, SolverState(params=self.start)
+        if training.solver == "adam":
+            return Position(Stage("batches", training.epochs), state)
         sampled = training.solver == "lbfgs" and training.batching == "progressive"
         if not (sampled and is_worth_sampling(self.shards.n_rows)):
             return Position(Stage("full", training.max_iter), state)
@@ -139,6 +152,8 @@ class Minimisation:
 
     def _go_through(self, at: Position, on_step: OnStep) -> Position:
         stage = at.stage
+        if stage.name == "batches":
+            return self._go_through_epochs(at, on_step)
         step_until = partial(minimize, start=at.state, max_iter=stage.until, tol=self.training.tol)
         if stage.name == "growing":
             halves = halves_of(self.sample, stage.n_rows)
@@ -157,12 +172,12 @@ class Minimisation:
             solver = Surrogate(self._lbfgs, self.preconditioner.inverse, begun=begun)
         elif self.training.solver == "gd":
             solver = GradientDescent(self._search)
-        if self.held_out is None:
+        watch = self._validation(at)
+        if watch is None:
             state = step_until(
                 solver, self._objective, on_step=lambda state: on_step(Position(stage, state))
             )
             return Position(stage, state)
-        watch = _Validation(self.cost, self.held_out, self.training.patience, at.best, self.visits)
         state = step_until(
             solver,
             self._objective,
@@ -170,6 +185,50 @@ class Minimisation:
             enough=watch,
         )
         return Position(stage, state, watch.best)
+
+    def _go_through_epochs(self, at: Position, on_step: OnStep) -> Position:
+        """Visit all rows in mini-batches, time and again.
+
+        After an epoch the sample is evaluated, after the last one all rows.
+        """
+        training, watch = self.training, self._validation(at)
+        steps = BatchSteps(
+            self.cost, Adam(training.learning_rate), training.batch_size, self.coordinates
+        )
+        local = LocalSteps(
+            steps, self.shards, training.epochs, training.local_steps, seed=self.seed
+        )
+        of_sample = DaskObjective(self.cost, self.sample, visits=self.visits)
+        batches = at.state.batches or local.init(at.state.params)
+        while at.state.status is Status.RUNNING:
+            batches, _ = local.epoch(batches)
+            self.visits.count(self.shards)
+            state = replace(
+                at.state,
+                params=batches.params,
+                batches=batches,
+                iteration=batches.epoch,
+                n_evaluations=1,
+                step_length=steps.adam.rate((batches.epoch - 1) / training.epochs),
+            )
+            enough = watch is not None and watch(state)
+            ended = enough or batches.epoch >= training.epochs
+            evaluation = (self._objective if ended else of_sample)(batches.params)
+            if enough:
+                status = Status.ENOUGH
+            elif not evaluation.is_finite:
+                status = Status.NOT_FINITE
+            else:
+                status = Status.SCHEDULE_ENDED if ended else Status.RUNNING
+            state = replace(state, evaluation=evaluation, status=status)
+            at = Position(at.stage, state, *(() if watch is None else (watch.best, watch.loss)))
+            on_step(at)
+        return at
+
+    def _validation(self, at: Position) -> _Validation | None:
+        if self.held_out is None:
+            return None
+        return _Validation(self.cost, self.held_out, self.training.patience, at.best, self.visits)
 
     def _best(self, at: Position, on_step: OnStep) -> SolverState:
         """Return the state in which rows that are held out cost least, or the last one."""
@@ -192,7 +251,7 @@ class Minimisation:
                 return Stage("surrogate", now + training.n_steps), state.restarted()
             larger = next_size(stage.n_rows)
             return Stage("growing", now + training.max_iter, n_rows=larger), state.restarted()
-        if stage.name == "full" or state.status is not Status.LINE_SEARCH_FAILED:
+        if stage.name in ("full", "batches") or state.status is not Status.LINE_SEARCH_FAILED:
             return None
         # Samples do not speak for all rows here, or not any more: go on without
         # them, for what is left of the steps; from the start if they never did.

@@ -13,7 +13,7 @@ from stackedae.containers import Container, cut_into_shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import ArgumentError
 from stackedae.evaluation import Cost, Evaluation
-from stackedae.labelled import SomeRows, aside_of, features_in
+from stackedae.labelled import SomeRows, features_in, known_to
 from stackedae.layout import Array, Vector
 from stackedae.memory import SAMPLE_SHARE, is_worth_two_stages, runs_on_client
 from stackedae.shards import Draw, Shards, sum_each
@@ -236,12 +236,12 @@ def needs_two_stages(cost: Cost, shards: Shards) -> bool:
 
 def _summing(cost: Cost, params: Vector, rows: SomeRows) -> Any:
     kernel = cost.kernel(params, features_in(rows))
-    return lambda rows, out: kernel.chunk_sums(features_in(rows), out, **_known(cost, rows))
+    return lambda rows, out: kernel.chunk_sums(features_in(rows), out, **known_to(cost, rows))
 
 
 def _passing(cost: AutoEncoderCost, params: Vector, rows: SomeRows) -> Any:
     kernel = cost.kernel(params, features_in(rows))
-    return lambda rows, out: kernel.forward(features_in(rows), out, **_known(cost, rows))
+    return lambda rows, out: kernel.forward(features_in(rows), out, **known_to(cost, rows))
 
 
 def _passing_back(
@@ -249,11 +249,5 @@ def _passing_back(
 ) -> Any:
     kernel = cost.kernel(params, features_in(rows), activation / total)
     return lambda rows, codes, out: kernel.backward(
-        features_in(rows), out, codes=codes, **_known(cost, rows)
+        features_in(rows), out, codes=codes, **known_to(cost, rows)
     )
-
-
-def _known(cost: Cost, rows: SomeRows) -> dict[str, Any]:
-    """Return what a cost has to know of rows beside them, and their weights if they have any."""
-    aside = aside_of(rows)
-    return {name: aside[name] for name in (*cost.aside, "weight") if name in aside}

@@ -202,7 +202,7 @@ def _of_record(name: str, value: float) -> Any:
     return int(value) if name in _COUNTS else value
 
 
-_PHASES = ("sample", "full")
+_PHASES = ("sample", "full", "batches")
 
 _COUNTS = ("layer", "iteration", "n_rows", "n_evaluations", "rows_visited", "bytes_read")
 

@@ -20,7 +20,7 @@ Record = dict[str, Any]
 """What `history_` says of one iteration."""
 
 
-STAGES = ("growing", "surrogate", "full")
+STAGES = ("growing", "surrogate", "full", "batches")
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Stage:
 
     Parameters
     ----------
-    name : {"growing", "surrogate", "full"}
+    name : {"growing", "surrogate", "full", "batches"}
         L-BFGS on a growing sample; steps on samples, each seeing all rows once; all rows in every
-        evaluation.
+        evaluation; mini-batches, an iteration being an epoch.
     until : int
         Iteration with which it ends, at the latest.
     n_rows : int
@@ -48,7 +48,7 @@ class Stage:
     @property
     def phase(self) -> str:
         """What `history_` calls it."""
-        return "sample" if self.name == "growing" else "full"
+        return {"growing": "sample", "batches": "batches"}.get(self.name, "full")
 
 
 @dataclass(frozen=True)

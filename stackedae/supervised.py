@@ -44,6 +44,10 @@ class _Supervised(BaseStack):
         batching: str = "progressive",
         max_iter: int = 400,
         tol: float = 1e-6,
+        epochs: int = 10,
+        batch_size: int = 256,
+        learning_rate_init: float = 0.01,
+        local_steps: int = 32,
         validation: float = 0.0,
         n_iter_no_change: int = 10,
         dtype: str = "float32",
@@ -129,7 +133,9 @@ class StackedAutoEncoderClassifier(ClassifierMixin, _Supervised):
     class_weight : dict, "balanced" or None, default=None
         What samples of a class count: a number for each class; or numbers that make up for how many
         of each there are; 1 if None.
-    solver, batching, max_iter, tol, validation, n_iter_no_change, dtype, missing
+    solver, batching, max_iter, tol, epochs, batch_size, learning_rate_init, local_steps
+        See `StackedAutoEncoder`; they hold for what is on top of layers likewise.
+    validation, n_iter_no_change, dtype, missing
         See `StackedAutoEncoder`; they hold for the softmax, and for all together, likewise.
     pretrained, checkpoint, checkpoint_every, warm_start, random_state, verbose
         See `StackedAutoEncoder`.
@@ -193,6 +199,10 @@ class StackedAutoEncoderClassifier(ClassifierMixin, _Supervised):
         batching: str = "progressive",
         max_iter: int = 400,
         tol: float = 1e-6,
+        epochs: int = 10,
+        batch_size: int = 256,
+        learning_rate_init: float = 0.01,
+        local_steps: int = 32,
         validation: float = 0.0,
         n_iter_no_change: int = 10,
         dtype: str = "float32",
@@ -398,7 +408,9 @@ class StackedAutoEncoderRegressor(RegressorMixin, _Supervised):
         Whether layers and head are trained together in the end.
     fine_tune_alpha : float or None, default=None
         Weight decay α of the head, and of all together; that of the first layer if None.
-    solver, batching, max_iter, tol, validation, n_iter_no_change, dtype, missing
+    solver, batching, max_iter, tol, epochs, batch_size, learning_rate_init, local_steps
+        See `StackedAutoEncoder`; they hold for what is on top of layers likewise.
+    validation, n_iter_no_change, dtype, missing
         See `StackedAutoEncoder`; they hold for the head, and for all together, likewise.
     pretrained, checkpoint, checkpoint_every, warm_start, random_state, verbose
         See `StackedAutoEncoder`.

@@ -247,7 +247,7 @@ class _Training:
         if before and before[0].cost.layout == cost.layout:
             start, near = before[0].params.astype(np.float64), True
         parts = rows.shards, survey.sample, held_out
-        self._minimise(cost, parts, cost.preconditioner(moments), start, index, log, near=near)
+        self._minimise(cost, parts, moments, start, index, log, near=near)
 
     def _train_head(self, data: Rows, held_out: Shards | None, targets: Targets) -> None:
         """Train what predicts, on the features of the last layer."""
@@ -260,9 +260,8 @@ class _Training:
             held_out = held_if_few(encoded(held_out, stack), cost)
         log = Log(self.progress, rows, self.observer.on_step)
         sample = self._sample(rows, cost, index, log)
-        preconditioner = cost.preconditioner([moments_of(sample)])
-        parts = rows.shards, sample, held_out
-        self._minimise(cost, parts, preconditioner, cost.layout.zeros(), index, log)
+        parts, moments = (rows.shards, sample, held_out), [moments_of(sample)]
+        self._minimise(cost, parts, moments, cost.layout.zeros(), index, log)
 
     def _tune(self, data: Rows, held_out: Shards | None) -> None:
         """Train all together, from where each has come."""
@@ -271,10 +270,10 @@ class _Training:
         index, layers, cost = self.progress.done, self.progress.layers, self._network()
         log = Log(self.progress, data, self.observer.on_step)
         sample = self._sample(data, cost, index, log)
-        preconditioner = cost.preconditioner(moments_within(sample, cost, layers))
+        moments = moments_within(sample, cost, layers)
         start = parameters_of_all(cost, layers, self.progress.head)
         parts = data.shards, sample, held_out
-        self._minimise(cost, parts, preconditioner, start, index, log, near=True)
+        self._minimise(cost, parts, moments, start, index, log, near=True)
 
     def _network(self) -> NetworkCost:
         """Return the cost of all layers together, with a head if there are targets."""
@@ -305,9 +304,9 @@ class _Training:
 
     def _minimise(
         self,
-        cost: Cost,
+        cost: AutoEncoderCost | NetworkCost,
         parts: tuple[Shards, Shards, Shards | None],
-        preconditioner: Any,
+        moments: Any,
         start: Vector,
         index: int,
         log: Log,
@@ -316,7 +315,8 @@ class _Training:
     ) -> None:
         """Minimise a cost, from where the progress in `log` stands, and keep what was learned.
 
-        `parts` are the rows to minimise it over, a sample of them, and those that are held out.
+        `parts` are the rows to minimise it over, a sample of them, and those that are held out;
+        `moments` those of the rows, or of what goes into each layer.
         """
         shards, sample, held_out = parts
         training, seed = self.training, self.seeds[index]
@@ -324,12 +324,13 @@ class _Training:
             cost,
             shards,
             sample,
-            preconditioner,
+            cost.preconditioner(moments),
             start,
             training,
             seed,
             log.visits,
             near,
+            cost.coordinates(moments) if training.solver == "adam" else None,
             held_out,
         )
         at = log.progress.position or minimisation.first()

@@ -325,7 +325,7 @@ def test_degenerate_data():
         ({"missing": "drop"}, "missing='drop' is unknown; choose from raise, mask"),
         ({"missing": None}, "missing=None is unknown"),
         ({"missing": ["mask"]}, r"missing=\['mask'\] is unknown"),
-        ({"max_iter": 0}, "max_iter=0 allows no iteration"),
+        ({"max_iter": 0}, "max_iter=0 is no number"),
         ({"tol": -1}, "tol=-1 is no tolerance"),
     ],
 )

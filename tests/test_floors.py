@@ -16,12 +16,13 @@ FLOORS = [
         *("blas", "cluster", "containers", "contexts", "deferred", "documents", "failures"),
         *("images", "malloc", "objective", "pixels", "quantiles", "scatter", "shards", "sharing"),
         "sources",
+        "local_steps",
         *("storage", "stores"),
     },
     {
         *("checkpoint", "cutting", "fitting", "growth", "patches", "persistence", "preprocessing"),
         *("mapping", "progress", "rows", "samples", "sampling", "spectrum"),
-        *("minimisation", "targets", "training", "whitening"),
+        *("minimisation", "streams", "targets", "training", "whitening"),
     },
     {
         *("base", "cli", "datasets", "estimators", "exporting", "features", "outliers"),

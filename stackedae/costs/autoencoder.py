@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stackedae.arrays import AnyArray, filled
 from stackedae.costs.activations import ACTIVATIONS, Activation
+from stackedae.costs.coordinates import AffineMap, CentredCoordinates, width_of
 from stackedae.costs.kernel import Kernel
 from stackedae.costs.preconditioner import (
     AutoEncoderPreconditioner,
@@ -310,6 +311,28 @@ class AutoEncoderCost:
             code_mean,
             code_variance,
         )
+
+    def coordinates(self, moments: Moments) -> CentredCoordinates:
+        """Return coordinates for steps of one size in all parameters, of rows with these moments.
+
+        Parameters
+        ----------
+        moments : Moments
+            Mean and covariance of the rows; those of a sample will do.
+
+        Returns
+        -------
+        CentredCoordinates
+            Hidden units are taken to be as active as the sparsity term wants them to be. The bias
+            of a decoder whose weights are tied stays as it is.
+        """
+        seen = self._seen(moments)
+        width = width_of(seen)
+        maps = [AffineMap("W1", "b1", seen.mean, input_width=width)]
+        if not self.tied:
+            code = np.full(self.n_hidden, self._target_activation if self._sparse else 0.0)
+            maps.append(AffineMap("W2", "b2", code, output_width=width))
+        return CentredCoordinates(self.layout, maps)
 
     def flops(self, n_rows: int) -> float:
         """Return the floating-point operations of `chunk_sums`.

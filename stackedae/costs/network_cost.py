@@ -13,6 +13,7 @@ import numpy as np
 
 from stackedae.arrays import AnyArray, filled
 from stackedae.costs.activations import ACTIVATIONS, Activation
+from stackedae.costs.coordinates import AffineMap, CentredCoordinates, width_of
 from stackedae.costs.network import Affine, Known, Loss, NetworkKernel, affine, sums_layout_of
 from stackedae.costs.preconditioner import (
     AffinePreconditioner,
@@ -158,6 +159,26 @@ class NetworkCost(ABC):
                 "pass the moments of the input of every layer",
             )
         return AffinePreconditioner(self.layout, self._factors(moments))
+
+    def coordinates(self, moments: Sequence[Moments]) -> CentredCoordinates:
+        """Return coordinates for steps of one size in all parameters; see `preconditioner`.
+
+        Parameters
+        ----------
+        moments : sequence of Moments
+            Of the input of every layer.
+
+        Returns
+        -------
+        CentredCoordinates
+            Biases of decoders whose weights are tied stay as they are.
+        """
+        maps = [
+            AffineMap(layer.matrix, layer.bias, of.mean, input_width=width_of(of))
+            for layer, of in zip(self.chain, moments, strict=True)
+            if layer.matrix in self.layout.slices
+        ]
+        return CentredCoordinates(self.layout, maps)
 
     def _factors(self, moments: Sequence[Moments]) -> tuple[Factor, ...]:
         return tuple(

@@ -10,6 +10,7 @@ import numpy as np
 
 from stackedae.evaluation import Evaluation
 from stackedae.layout import Vector
+from stackedae.solvers.adam import AdamState
 
 COST_WINDOW = 10
 """Iterations over which the decrease of the cost is judged."""
@@ -26,6 +27,7 @@ class Status(Enum):
     STOPPED_EARLY = (
         "samples that were held out cost no less any more: the best parameters were kept"
     )
+    SCHEDULE_ENDED = "all epochs of mini-batches were gone through: more of them get further"
     CONVERGED = "the tolerance was reached"
     MAX_ITER = (
         "max_iter was reached before the tolerance: raise max_iter, or raise tol "
@@ -43,7 +45,7 @@ class Status(Enum):
     @property
     def is_good(self) -> bool:
         """Whether there was nothing left to gain."""
-        return self in (Status.CONVERGED, Status.STOPPED_EARLY)
+        return self in (Status.CONVERGED, Status.STOPPED_EARLY, Status.SCHEDULE_ENDED)
 
     @property
     def advice(self) -> str:
@@ -91,6 +93,8 @@ class SolverState:
         the first.
     failures : int
         Steps on samples that could not be taken (`Surrogate` only).
+    batches : AdamState or None
+        Where steps on mini-batches stand, if such are taken.
     status : Status
         RUNNING until the run ends.
     """
@@ -105,6 +109,7 @@ class SolverState:
     damping: float = 0.0
     curvature: float = 0.0
     failures: int = 0
+    batches: AdamState | None = None
     status: Status = Status.RUNNING
 
     def restarted(self) -> SolverState:
