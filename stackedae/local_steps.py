@@ -173,7 +173,7 @@ class LocalSteps:
 
     def _rounds(self, epoch: int) -> Iterator[list[_Visit]]:
         """Yield what replicas visit, round by round; one that has no more rows sits out."""
-        visits = []
+        visits = list[list[_Visit]]()
         for replica, runs in enumerate(self._runs):
             order = np.random.default_rng((self.seed, epoch, replica)).permutation(len(runs))
             sizes = [sum(self.shards.rows[slice(*runs[number])]) for number in order]
