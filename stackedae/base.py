@@ -329,28 +329,33 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             If it is missing, incomplete, not a model, or of a later version.
         """
         learned, document = load_model(path)
-        n_features = learned.layers[0].cost.n_features
         with refusing_nonsense(shown(path), KIND):
             if document["class"] != cls.__name__:
                 raise ValueError(f"it is of class {document['class']!r}")
-            params = {key: _from_plain(value) for key, value in document["params"].items()}
-            model = cls(**{**params, "checkpoint": None, "pretrained": None})
-            shape = tuple(plain(int, size) for size in document["sample_shape"])
-            if not n_features == document["n_features_in"] == math.prod(shape):
-                raise ValueError(f"samples of shape {shape} do not fit its first layer")
-            model.n_features_in_, model.sample_shape_ = n_features, shape
-            # Older models have neither.
-            model.sample_dims_ = _names(document.get("sample_dims"), len(shape))
-            model.channel_names_ = _names(document.get("channel_names"), shape[-1])
-            names, model._info = document["feature_names_in"], dict(document["info"])
-            if names is not None:
-                names = np.array([plain(str, name) for name in names], dtype=object)
-                if names.shape != (n_features,):
-                    raise ValueError("it has names for other features")
-                model.feature_names_in_ = names
-            model.layers_, model.history_ = list(learned.layers), learned.history
-            model._head, model.tuning_status_ = learned.head, learned.tuned
-            model._take_more(document)
+            return cls._of_saved(learned, document)
+
+    @classmethod
+    def _of_saved(cls, learned: Learned, document: Mapping[str, Any]) -> Self:
+        """Return the model that was saved so; raise a `ValueError` if it makes no sense."""
+        n_features = learned.layers[0].cost.n_features
+        params = {key: _from_plain(value) for key, value in document["params"].items()}
+        model = cls(**{**params, "checkpoint": None, "pretrained": None})
+        shape = tuple(plain(int, size) for size in document["sample_shape"])
+        if not n_features == document["n_features_in"] == math.prod(shape):
+            raise ValueError(f"samples of shape {shape} do not fit its first layer")
+        model.n_features_in_, model.sample_shape_ = n_features, shape
+        # Older models have neither.
+        model.sample_dims_ = _names(document.get("sample_dims"), len(shape))
+        model.channel_names_ = _names(document.get("channel_names"), shape[-1])
+        names, model._info = document["feature_names_in"], dict(document["info"])
+        if names is not None:
+            names = np.array([plain(str, name) for name in names], dtype=object)
+            if names.shape != (n_features,):
+                raise ValueError("it has names for other features")
+            model.feature_names_in_ = names
+        model.layers_, model.history_ = list(learned.layers), learned.history
+        model._head, model.tuning_status_ = learned.head, learned.tuned
+        model._take_more(document)
         return model
 
     def _more_to_save(self) -> dict[str, Any]:
