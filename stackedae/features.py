@@ -20,7 +20,7 @@ from stackedae.images import CHANNEL, Images, as_sizes, images_in
 from stackedae.layers import Stack
 from stackedae.layout import Array
 from stackedae.mapping import MODES, MapPlan, Rows, default_blocks
-from stackedae.samples import FittedStack, row_function
+from stackedae.samples import FittedStack, Reconstructing, row_function
 from stackedae.sources import open_image
 from stackedae.stores import StoreLike, new_store
 
@@ -48,7 +48,7 @@ def feature_map(
 
     Parameters
     ----------
-    sae : StackedAutoEncoder or Pipeline
+    sae : StackedAutoEncoder, another estimator of this library, or Pipeline
         Fitted on patches; a pipeline that ends with one says what comes before as well.
     image : array-like, path, URL, or Zarr object
         Whatever `open_image` opens: one image, or a stack of images of one size (a time series,
@@ -126,7 +126,7 @@ def feature_map(
 
 
 def error_map(
-    sae: FittedStack | Pipeline,
+    sae: Reconstructing | Pipeline,
     image: Any,
     *,
     mode: str = "same",
@@ -143,7 +143,7 @@ def error_map(
     Parameters
     ----------
     sae, image, mode, preprocess, stride, chunks, patch_shape, dims, channel_dim, level
-        As for `feature_map`.
+        As for `feature_map`; `sae` must reconstruct samples, which what predicts does not.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def error_map(
     >>> bool(errors.sel(y=20, x=20) > 10 * errors.median())
     True
     """
-    model = _Model.of(sae, preprocess)
+    model = _Model.of(sae, preprocess, reconstructs=True)
     images, window = _images(model, image, patch_shape, dims, channel_dim, level)
     plan = _plan(images, window, mode, stride, chunks, model.dtype, n_out=1)
     rows = model.rows(partial(_errors, model.sae.layers_))
@@ -172,7 +172,7 @@ def error_map(
 
 
 def reconstruct_image(
-    sae: FittedStack | Pipeline,
+    sae: Reconstructing | Pipeline,
     image: Any,
     *,
     mode: str = "same",
@@ -189,7 +189,7 @@ def reconstruct_image(
     Parameters
     ----------
     sae, image
-        As for `feature_map`.
+        As for `error_map`.
     mode : {"same", "valid"}
         Which patches: see `feature_map`.
     preprocess : fitted transformer, or None
@@ -220,7 +220,7 @@ def reconstruct_image(
     >>> float(abs(reconstruct_image(sae, image, mode="valid") - image).max()) < 0.05
     True
     """
-    model = _Model.of(sae, preprocess)
+    model = _Model.of(sae, preprocess, reconstructs=True)
     images, window = _images(model, image, patch_shape, dims, channel_dim, level)
     plan = _plan(images, window, mode, stride, chunks, model.dtype)
     rows = model.rows(partial(_reconstructed, model.sae.layers_), and_back=True)
@@ -301,15 +301,19 @@ class _Model:
     before: tuple[Any, ...]
 
     @classmethod
-    def of(cls, sae: Any, preprocess: Any) -> _Model:
+    def of(cls, sae: Any, preprocess: Any, *, reconstructs: bool = False) -> _Model:
         """Take a pipeline apart, and see that all is fitted."""
         before = [] if preprocess is None else _steps(preprocess)
         if isinstance(sae, Pipeline):
             before += _steps(sae[:-1]) if len(sae.steps) > 1 else []
             sae = sae[-1]
-        if not hasattr(sae, "reconstruction_error"):
+        if not (hasattr(sae, "hidden_layer_sizes") and hasattr(sae, "transform")):
             raise ArgumentError(
                 "sae", sae, "is no StackedAutoEncoder, and no pipeline that ends in one", "pass one"
+            )
+        if reconstructs and not hasattr(sae, "reconstruct"):
+            raise ArgumentError(
+                "sae", sae, "does not reconstruct samples", "pass a StackedAutoEncoder"
             )
         for step in before:
             if not hasattr(step, "transform"):

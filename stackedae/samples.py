@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -16,17 +16,22 @@ from stackedae.images import CHANNEL, CHANNELS
 from stackedae.layers import Layer
 from stackedae.layout import Array
 from stackedae.progress import Record
+from stackedae.solvers import Status
 
 MISSING = ("raise", "mask")
 """What can be done about entries that are missing: NaN."""
 
 
 class FittedStack(Protocol):
-    """A fitted estimator of layers: `StackedAutoEncoder`, or what has its attributes."""
+    """A fitted estimator of layers: all of this library are."""
 
     @property
     def layers_(self) -> Sequence[Layer]:
         """Layers, from the data up."""
+
+    @property
+    def tuning_status_(self) -> Status | None:
+        """How the training of all layers together ended, if there was one."""
 
     @property
     def history_(self) -> Sequence[Record]:
@@ -47,6 +52,11 @@ class FittedStack(Protocol):
     @property
     def n_features_in_(self) -> int:
         """Entries of a sample."""
+
+
+@runtime_checkable
+class Reconstructing(FittedStack, Protocol):
+    """One that leads back to the data: `StackedAutoEncoder`, or what has its methods."""
 
     def reconstruct(self, X: Container) -> Container:
         """Return samples after a pass up and down."""

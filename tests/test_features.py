@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from stackedae import (
     ContrastNormalizer,
     StackedAutoEncoder,
+    StackedAutoEncoderClassifier,
     error_map,
     extract_patches,
     feature_map,
@@ -283,6 +284,10 @@ def test_what_cannot_be_mapped_is_named():
     sae = fitted((4, 4))
     for call, message in (
         (lambda: feature_map(PCA(), GREY), r"sae=PCA\(\) is no StackedAutoEncoder"),
+        (
+            lambda: error_map(StackedAutoEncoderClassifier(), GREY),
+            r"sae=StackedAutoEncoderClassifier\(\) does not reconstruct samples",
+        ),
         (lambda: feature_map(sae, GREY, mode="full"), "mode='full' is unknown; choose from same"),
         (lambda: feature_map(sae, GREY, stride=0), "stride=0 is not one number of pixels"),
         (lambda: feature_map(sae, GREY, chunks=(2, 2, 2)), r"chunks=\(2, 2, 2\) is not"),

@@ -10,7 +10,7 @@ from stackedae.containers import Container
 from stackedae.errors import ArgumentError
 from stackedae.layout import Array
 from stackedae.plotting.axes import BLACK, SKY, VERMILION, axes_or_new, legend_above
-from stackedae.samples import FittedStack
+from stackedae.samples import Reconstructing
 
 _LOGARITHMIC_FROM = 100
 _N_BINS = 40
@@ -53,7 +53,7 @@ class ErrorDisplay:
             raise ArgumentError("errors", errors, "has no finite value", "pass errors of samples")
 
     @classmethod
-    def from_estimator(cls, estimator: FittedStack, X: Container, *, ax: Any = None) -> Self:
+    def from_estimator(cls, estimator: Reconstructing, X: Container, *, ax: Any = None) -> Self:
         """Show the errors of all samples of X, which is read once.
 
         Parameters

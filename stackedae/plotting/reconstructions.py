@@ -23,7 +23,7 @@ from stackedae.plotting.pictures import (
     side_by_side,
     stretched,
 )
-from stackedae.samples import FittedStack
+from stackedae.samples import Reconstructing
 
 
 class ReconstructionDisplay:
@@ -80,7 +80,7 @@ class ReconstructionDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator: FittedStack,
+        estimator: Reconstructing,
         X: Container,
         *,
         n_samples: int = 8,
@@ -121,7 +121,7 @@ class ReconstructionDisplay:
     @classmethod
     def computed(
         cls,
-        estimator: FittedStack,
+        estimator: Reconstructing,
         X: Container,
         *,
         n_samples: int = 8,
