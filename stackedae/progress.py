@@ -19,6 +19,27 @@ from stackedae.solvers import SolverState, Status
 Record = dict[str, Any]
 """What `history_` says of one iteration."""
 
+TERMS = ("reconstruction", "cross_entropy", "squared_error", "decay", "sparsity")
+"""What costs are sums of; no record has all of them."""
+
+
+def part_of(record: Record, n_layers: int) -> str:
+    """Return what a record is of: a layer, the head, or all layers together.
+
+    Examples
+    --------
+    >>> from stackedae.progress import part_of
+    >>> terms = {"cross_entropy": 0.2, "decay": 0.1}
+    >>> [part_of({"layer": number, **terms}, 2) for number in (1, 2, 3)]
+    ['layer 1', 'head', 'all layers']
+    """
+    number = record["layer"]
+    if number < n_layers:
+        return f"layer {number}"
+    # What reconstructs has no head, which would come before all layers together.
+    has_head = "reconstruction" not in record
+    return "head" if has_head and number == n_layers else "all layers"
+
 
 STAGES = ("growing", "surrogate", "full", "batches")
 

@@ -19,6 +19,7 @@ from stackedae.errors import DataError
 from stackedae.layers import Head, Stack
 from stackedae.layout import Array
 from stackedae.progress import Record
+from stackedae.report import Report, make_report
 from stackedae.samples import check_samples
 from stackedae.stores import StoreLike
 from stackedae.targets import Classes, Targets, column_of, numbers_of, weights_of
@@ -67,6 +68,30 @@ class _Supervised(BaseStack):
         check_is_fitted(self)
         assert self._head is not None
         return self._head
+
+    def report(self, X: Container | None = None, *, title: str | None = None) -> Report:
+        """Return a page of HTML on what was learned, from what, and how it went.
+
+        It is that of `StackedAutoEncoder.report`, without reconstructions.
+
+        Parameters
+        ----------
+        X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …), or None
+            Samples whose shape, chunks and attributes the page is to have.
+        title : str or None
+            Of the page.
+
+        Returns
+        -------
+        Report
+            Has the page as `html`, and `save`; notebooks show it.
+
+        Raises
+        ------
+        MissingExtraError
+            If matplotlib is not installed.
+        """
+        return make_report(self, X, title=title)
 
     def __sklearn_is_fitted__(self) -> bool:
         return getattr(self, "_head", None) is not None

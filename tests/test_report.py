@@ -15,7 +15,13 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
-from stackedae import StackedAutoEncoder, extract_patches
+from stackedae import (
+    StackedAutoEncoder,
+    StackedAutoEncoderClassifier,
+    StackedAutoEncoderOutlierDetector,
+    StackedAutoEncoderRegressor,
+    extract_patches,
+)
 from stackedae.cli import main
 from stackedae.errors import DataError, MissingExtraError, StoreExistsError
 from stackedae.plotting.fitted import random_samples
@@ -159,6 +165,47 @@ def test_advice_where_a_layer_did_not_converge(X):
     said = html.unescape(sae.report().html)
     assert "! Not converged.</strong> Layer 0 ended as MAX_ITER: max_iter was reached" in said
     assert "Reconstructions" not in said
+
+
+def said_by(estimator, X=None):
+    return re.sub(r"\s+", " ", " ".join(Page(estimator.report(X).html).text))
+
+
+def test_what_predicts_has_a_head_and_no_reconstructions(X):
+    values, settings = X.values, {"max_iter": 3, "tol": 0, "validation": 0.2, "random_state": 0}
+    classes = np.arange(len(X)) % 3
+    classifier = StackedAutoEncoderClassifier((9, 4), **settings).fit(values, classes)
+    said = said_by(classifier, X)
+    for words in (
+        "Stacked auto-encoder 64-9-4-3",
+        "2 layers and a head of 3 outputs on samples of 8 × 8",
+        f"the cost of all layers together is {classifier.cost_:.4g}",
+        "The head took all iterations, as tol=0 has it.",
+        "All layers together took all iterations, as tol=0 has it.",
+        "Cross entropy",
+        "Validation",
+        "Head: 4 → 3 softmax",
+        "All layers, all samples",
+        "As the StackedAutoEncoderClassifier was made",
+        "patch 400, y 8, x 8",
+    ):
+        assert words in said
+    assert "Reconstructions" not in said
+    regressor = StackedAutoEncoderRegressor(4, fine_tune=False, **settings).fit(values, classes)
+    said = said_by(regressor)
+    assert "1 layer and a head of 1 output on" in said
+    assert f"the cost of the head is {regressor.cost_:.4g}" in said
+    assert "Squared error" in said
+
+
+def test_a_detector_tells_its_threshold(X):
+    settings = {"max_iter": 3, "tol": 0, "fine_tune": True, "random_state": 0}
+    detector = StackedAutoEncoderOutlierDetector(9, **settings).fit(X)
+    said = said_by(detector, X)
+    assert f"Outliers have an error above {-detector.offset_:.4g}." in said
+    assert "All layers together took" in said
+    assert "Errors of 400 samples" in said
+    assert "Cross entropy" not in said
 
 
 def contrast(one, other):

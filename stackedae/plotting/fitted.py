@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -10,9 +10,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from stackedae.containers import Container, as_array
 from stackedae.errors import ArgumentError
-from stackedae.layers import Layer
+from stackedae.layers import Head, Layer
 from stackedae.layout import Array
+from stackedae.progress import Record, part_of
 from stackedae.samples import FittedStack, check_samples
+from stackedae.solvers import Status
 
 
 def layer_of(estimator: FittedStack, layer: int) -> Layer:
@@ -24,6 +26,44 @@ def layer_of(estimator: FittedStack, layer: int) -> Layer:
             "layer", layer, f"is none of the {n_layers} layers", f"pass 0 to {n_layers - 1}"
         )
     return estimator.layers_[layer]
+
+
+class Part(NamedTuple):
+    """What was trained at a time, and how it ended.
+
+    Parameters
+    ----------
+    name : str
+        "layer 0", "layer 1", …, "head" or "all layers".
+    last : dict
+        Its last record.
+    status : Status
+        How it ended.
+    """
+
+    name: str
+    last: Record
+    status: Status
+
+
+def parts_of(estimator: FittedStack) -> list[Part]:
+    """Return what was trained: layers, and a head and all layers together, if they were."""
+    head, tuned = head_of(estimator), estimator.tuning_status_
+    statuses = [layer.status for layer in estimator.layers_]
+    statuses += [] if head is None else [head.status]
+    statuses += [] if tuned is None else [tuned]
+    lasts = {record["layer"]: record for record in estimator.history_}.values()
+    n_layers = len(estimator.layers_)
+    return [
+        Part(part_of(last, n_layers), last, status)
+        for last, status in zip(lasts, statuses, strict=True)
+    ]
+
+
+def head_of(estimator: FittedStack) -> Head | None:
+    """Return what predicts, of estimators that do."""
+    head: Head | None = getattr(estimator, "head_", None)
+    return head
 
 
 def first_samples(estimator: FittedStack, X: Container, n_samples: int) -> Array:

@@ -17,6 +17,8 @@ from stackedae.plotting.axes import (
     BLUE,
     GREEN,
     GREY,
+    ORANGE,
+    SKY,
     VERMILION,
     axes_or_new,
     counted,
@@ -24,16 +26,23 @@ from stackedae.plotting.axes import (
     legend_above,
     name_above,
 )
-from stackedae.progress import Record
+from stackedae.progress import Record, part_of
 from stackedae.samples import FittedStack
 
 _STYLES: dict[str, dict[str, Any]] = {
     "cost": {"color": BLACK, "linewidth": 2.0},
+    "validation": {"color": ORANGE, "linestyle": (0, (3, 1)), "linewidth": 2.0},
     "reconstruction": {"color": BLUE, "linestyle": (0, (5, 1.5))},
+    "cross_entropy": {"color": SKY},
+    "squared_error": {"color": SKY},
     "decay": {"color": VERMILION, "linestyle": (0, (1, 1))},
     "sparsity": {"color": GREEN, "linestyle": (0, (5, 1.5, 1, 1.5))},
 }
+_ABOVE = ("cost", "validation")
 _LABELS = {"iteration": "iteration", "rows": "rows visited", "seconds": "seconds"}
+_CHARACTER = 0.021
+"""What a letter takes of the width of a figure, more or less."""
+
 _LOGARITHMIC_FROM = 5
 _DECADES = 4
 """Terms further below the largest value are not worth a longer axis."""
@@ -42,10 +51,11 @@ _DECADES = 4
 class HistoryDisplay:
     """The cost and its terms in the course of training.
 
-    The cost is above, its terms below. Layers follow one another, with a line between them and a
-    break in the curves: each has a cost of its own. Where the cost is over a growing sample, and
-    not over all samples, the background is grey. Axes are logarithmic where values spread over more
-    than a factor of 5.
+    The cost is above, and with it what samples that were held out cost (but for decay); the terms
+    of the cost are below. Layers follow one another, with a line between them and a break in the
+    curves: each has a cost of its own. So have a head, and all layers together, which follow if
+    they were trained. Where the cost is over a growing sample, and not over all samples, the
+    background is grey. Axes are logarithmic where values spread over more than a factor of 5.
 
     Parameters
     ----------
@@ -54,6 +64,9 @@ class HistoryDisplay:
     x : {"iteration", "rows", "seconds"}
         What the horizontal axis counts, from the start of the first layer: iterations, rows that
         passed through the evaluations, or time.
+    n_layers : int or None
+        How many layers there are: what follows is called "head" and "all layers". If None, what was
+        trained is called by its number alone.
 
     Attributes
     ----------
@@ -62,7 +75,7 @@ class HistoryDisplay:
     figure_ : matplotlib.figure.Figure
         Figure that contains them.
     lines_ : dict of str to list of matplotlib.lines.Line2D
-        For each term, one line per layer.
+        For each term, one line per layer that has it, and per head or all layers together.
 
     Examples
     --------
@@ -82,13 +95,17 @@ class HistoryDisplay:
     lines_: dict[str, list[Any]]
 
     def __init__(
-        self, history: Sequence[Record], *, x: Literal["iteration", "rows", "seconds"] = "iteration"
+        self,
+        history: Sequence[Record],
+        *,
+        x: Literal["iteration", "rows", "seconds"] = "iteration",
+        n_layers: int | None = None,
     ) -> None:
         if x not in _LABELS:
             raise ArgumentError("x", x, "is unknown", f"choose from {', '.join(_LABELS)}")
         if not history:
             raise ArgumentError("history", history, "has no iterations", "pass history_")
-        self.history, self.x = history, x
+        self.history, self.x, self.n_layers = history, x, n_layers
 
     @classmethod
     def from_estimator(
@@ -113,8 +130,25 @@ class HistoryDisplay:
         -------
         HistoryDisplay
         """
+        return cls.computed(estimator, x=x).plot(ax=ax)
+
+    @classmethod
+    def computed(
+        cls, estimator: FittedStack, *, x: Literal["iteration", "rows", "seconds"] = "iteration"
+    ) -> Self:
+        """Return what `from_estimator` would draw, without drawing it.
+
+        Parameters
+        ----------
+        estimator, x
+            As for `from_estimator`.
+
+        Returns
+        -------
+        HistoryDisplay
+        """
         check_is_fitted(estimator)
-        return cls(estimator.history_, x=x).plot(ax=ax)
+        return cls(estimator.history_, x=x, n_layers=len(estimator.layers_))
 
     @property
     def position(self) -> NDArray[Any]:
@@ -126,9 +160,18 @@ class HistoryDisplay:
 
     @property
     def values(self) -> dict[str, Array]:
-        """Cost and terms after each iteration; without terms that are zero throughout."""
-        columns = {name: np.array([each[name] for each in self.history]) for name in _STYLES}
-        return {name: column for name, column in columns.items() if column.any() or name == "cost"}
+        """Cost and terms after each iteration; without terms that are zero throughout.
+
+        Where there was no such term, it is NaN.
+        """
+        columns = {
+            name: np.array([each.get(name, np.nan) for each in self.history]) for name in _STYLES
+        }
+        return {
+            name: column
+            for name, column in columns.items()
+            if np.nan_to_num(column).any() or name == "cost"
+        }
 
     @property
     def description(self) -> str:
@@ -154,11 +197,12 @@ class HistoryDisplay:
         self.axes_ = divided(ax, 2, height_ratios=(3, 2))
         upper, lower = self.axes_
         values = self.values
-        terms = {name: column for name, column in values.items() if name != "cost"}
-        self.lines_ = {"cost": self._draw(upper, "cost", values["cost"])}
-        self.lines_ |= {name: self._draw(lower, name, column) for name, column in terms.items()}
-        _scale(upper, [values["cost"]])
-        _scale(lower, list(terms.values()))
+        self.lines_ = {
+            name: self._draw(upper if name in _ABOVE else lower, name, column)
+            for name, column in values.items()
+        }
+        _scale(upper, [column for name, column in values.items() if name in _ABOVE])
+        _scale(lower, [column for name, column in values.items() if name not in _ABOVE])
         for axes in self.axes_:
             self._shade_samples(axes)
             axes.set_xlim(0, max(self.position[-1], 1e-9))
@@ -167,18 +211,20 @@ class HistoryDisplay:
         upper.tick_params(labelbottom=False)
         upper.set_ylabel("cost")
         lower.set(xlabel=_LABELS[self.x], ylabel="its terms")
-        handles = [lines[0] for lines in self.lines_.values()]
+        handles = [lines[0] for lines in self.lines_.values() if lines]
         legend_above(upper, 3, handles=handles + upper.patches[:1])
         self.figure_ = ax.figure
         return self
 
     def _draw(self, ax: Any, name: str, column: Array) -> list[Any]:
-        """Draw a line for each layer; a point, if it has a single iteration."""
+        """Draw a line for each layer that has this term; a point, if in a single iteration."""
         lines = []
         for part in self._stretches("layer"):
-            marker = "o" if part.stop - part.start == 1 else ""
             x, y = self.position[part], column[part]
-            lines += ax.plot(x, y, label=name, marker=marker, **_STYLES[name])
+            n_known = np.count_nonzero(~np.isnan(y))
+            if n_known:
+                marker, label = "o" if n_known == 1 else "", name.replace("_", " ")
+                lines += ax.plot(x, y, label=label, marker=marker, **_STYLES[name])
         return lines
 
     def _stretches(self, key: str) -> Iterator[slice]:
@@ -194,10 +240,19 @@ class HistoryDisplay:
         records = self.history[part]
         first, last = records[0]["cost"], records[-1]["cost"]
         way = "falls" if last < first else "goes"
+        held_out = records[-1].get("validation")
         return (
-            f"Layer {records[0]['layer']}: the cost {way} from {first:.4g} to {last:.4g} "
-            f"over {counted(len(records), 'iteration')}."
+            f"{self._name_of(part).capitalize()}: the cost {way} from {first:.4g} to {last:.4g} "
+            f"over {counted(len(records), 'iteration')}"
+            + (f"; samples held out cost {held_out:.4g}." if held_out is not None else ".")
         )
+
+    def _name_of(self, part: slice) -> str:
+        """Return what was trained in a stretch of iterations."""
+        record = self.history[part.start]
+        if self.n_layers is None:
+            return f"layer {record['layer']}"
+        return part_of(record, self.n_layers)
 
     def _borders(self, part: slice) -> tuple[float, float]:
         ends = (0, *self.position)
@@ -206,12 +261,15 @@ class HistoryDisplay:
     def _mark_layers(self) -> None:
         layers = list(self._stretches("layer"))
         whole = self._borders(slice(0, len(self.history)))[1] or 1.0
-        for number, part in enumerate(layers if len(layers) > 1 else ()):
+        for part in layers if len(layers) > 1 else ():
             start, stop = self._borders(part)
-            for axes in self.axes_ if number else ():
+            for axes in self.axes_ if part.start else ():
                 axes.axvline(start, color=GREY, linewidth=1)
-            name = f"layer {number}" if stop - start > 0.15 * whole else str(number)
-            name_above(self.axes_[0], (start + stop) / 2, name)
+            name, room = self._name_of(part), (stop - start) / whole
+            for text in (name, name.removeprefix("layer ").removesuffix(" layers")):
+                if _CHARACTER * len(text) < room:
+                    name_above(self.axes_[0], (start + stop) / 2, text)
+                    break
 
     def _shade_samples(self, ax: Any) -> None:
         sampled = [
@@ -223,7 +281,7 @@ class HistoryDisplay:
 
 
 def _scale(ax: Any, columns: Sequence[Array]) -> None:
-    every = np.concatenate(columns)
+    every = np.concatenate([np.zeros(0), *columns])
     positive = every[np.isfinite(every) & (every > 0)]
     if not positive.size:
         return

@@ -22,7 +22,7 @@ from stackedae.plotting import (
 )
 from stackedae.plotting.activations import UnitActivity
 from stackedae.plotting.axes import counted
-from stackedae.samples import FittedStack
+from stackedae.samples import FittedStack, Reconstructing
 
 _MOST_UNITS = 400
 _N_PAIRS = 6
@@ -83,7 +83,7 @@ def _of_layer(estimator: FittedStack, number: int) -> Figure:
 def of_convergence(estimator: FittedStack) -> list[Figure]:
     """Return the history by iterations, and by samples visited."""
     return [
-        _figure(HistoryDisplay(estimator.history_, x=x), caption, 3.8, "svg")
+        _figure(HistoryDisplay.computed(estimator, x=x), caption, 3.8, "svg")
         for x, caption in _HISTORIES
     ]
 
@@ -95,7 +95,7 @@ def of_activations(estimator: FittedStack) -> list[Figure]:
     return [_figure(display, caption, 3.4, "svg")]
 
 
-def of_samples(estimator: FittedStack, samples: Array) -> list[Figure]:
+def of_samples(estimator: Reconstructing, samples: Array) -> list[Figure]:
     """Return some reconstructions, if samples are pictures, and how errors are distributed."""
     errors = ErrorDisplay(np.asarray(estimator.reconstruction_error(samples)))
     caption = f"Errors of {counted(len(samples), 'sample')} drawn at random."

@@ -18,6 +18,7 @@ from stackedae.plotting.axes import refuse_without_matplotlib
 from stackedae.plotting.fitted import random_samples
 from stackedae.report import figures, tables
 from stackedae.report.tables import Reportable
+from stackedae.samples import Reconstructing
 from stackedae.stores import write_file
 
 _N_SAMPLES = 1000
@@ -85,10 +86,10 @@ def make_report(
 
     Parameters
     ----------
-    estimator : StackedAutoEncoder
+    estimator : StackedAutoEncoder, or another estimator of this library
         Fitted.
     X : container of shape (n_samples, …) or None
-        Samples, of which some are reconstructed.
+        Samples, of which some are reconstructed, if the estimator does that.
     title : str or None
         Of the page.
 
@@ -106,11 +107,11 @@ def make_report(
         n_features=estimator.n_features_in_,
         filters=figures.of_filters(estimator),
         convergence=figures.of_convergence(estimator),
-        timing=tables.of_timing(estimator.history_),
+        timing=tables.of_timing(estimator),
         activations=figures.of_activations(estimator),
         reconstructions=_of_samples(estimator, X),
         data=tables.of_data(estimator, X),
-        parameters=tables.pairs("As the estimator was made", estimator.get_params(), "parameter"),
+        parameters=tables.of_parameters(estimator),
         origin=tables.of_origin(estimator.info),
         version=__version__,
         written=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -119,7 +120,7 @@ def make_report(
 
 
 def _of_samples(estimator: Reportable, X: Container | None) -> list[figures.Figure]:
-    if X is None:
+    if X is None or not isinstance(estimator, Reconstructing):
         return []
     drawn: Array = random_samples(estimator, X, _N_SAMPLES, np.random.default_rng(0))
     return figures.of_samples(estimator, drawn)

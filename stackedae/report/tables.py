@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any, Protocol
 
 import xarray as xr
 from dask.utils import format_bytes
 
 from stackedae.containers import Container, as_array
+from stackedae.layers import Head, Layer
 from stackedae.plotting.activations import UnitActivity
 from stackedae.plotting.axes import counted
-from stackedae.progress import Record
+from stackedae.plotting.fitted import Part, head_of, parts_of
+from stackedae.progress import TERMS, Record, part_of
 from stackedae.samples import FittedStack
 from stackedae.solvers import Status
 
@@ -22,7 +24,8 @@ _MOST_ROWS = 200
 _DEEPEST = 6
 """A model may come from anybody, and say as much as it likes."""
 
-_TERMS = ("cost", "reconstruction", "decay", "sparsity")
+_COLUMNS = ("cost", *TERMS, "validation")
+_SUBJECTS = {"head": "the head", "all layers": "all layers together"}
 _TOTALS = ("n_evaluations", "rows_visited", "bytes_read", "seconds")
 _PHASES = {"sample": "growing samples", "full": "all samples"}
 
@@ -61,27 +64,32 @@ class Table:
 
 
 def architecture(estimator: Reportable) -> str:
-    """Return the sizes of the layers, from the data up: "784-196"."""
+    """Return the sizes of the layers, from the data up, and of a head: "784-196-10"."""
     sizes = [estimator.n_features_in_, *(layer.cost.n_hidden for layer in estimator.layers_)]
-    return "-".join(map(str, sizes))
+    head = head_of(estimator)
+    return "-".join(map(str, sizes if head is None else [*sizes, len(head.s)]))
 
 
 def lead(estimator: Reportable) -> str:
     """Return what a reader should know first."""
-    history = estimator.history_
+    history, parts, head = estimator.history_, parts_of(estimator), head_of(estimator)
     seconds = sum(record["seconds"] for record in history)
     shape = " × ".join(map(str, estimator.sample_shape_))
-    of_what = " of the last layer" if len(estimator.layers_) > 1 else ""
+    outputs = "" if head is None else f" and a head of {counted(len(head.s), 'output')}"
+    last = _SUBJECTS.get(parts[-1].name, "the last layer")
+    of_what = f" of {last}" if len(parts) > 1 else ""
+    offset = getattr(estimator, "offset_", None)
+    outliers = "" if offset is None else f" Outliers have an error above {-offset:.4g}."
     return (
-        f"{counted(len(estimator.layers_), 'layer')} on samples of {shape}. Training took "
+        f"{counted(len(estimator.layers_), 'layer')}{outputs} on samples of {shape}. Training took "
         f"{counted(len(history), 'iteration')} and {_duration(seconds)}; the cost{of_what} is "
-        f"{history[-1]['cost']:.4g}."
+        f"{history[-1]['cost']:.4g}.{outliers}"
     )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a layer ended.
+    """How a layer, a head, or all layers together ended.
 
     Parameters
     ----------
@@ -99,45 +107,57 @@ class Outcome:
 
 
 def outcomes(estimator: Reportable) -> list[Outcome]:
-    """Return how each layer ended."""
+    """Return how all that was trained ended."""
     all_iterations = estimator.get_params().get("tol") == 0
-    return [
-        _outcome(number, layer.status, all_iterations)
-        for number, layer in enumerate(estimator.layers_)
-    ]
+    return [_outcome(part, all_iterations) for part in parts_of(estimator)]
 
 
-def _outcome(number: int, status: Status, all_iterations: bool) -> Outcome:
+def _outcome(part: Part, all_iterations: bool) -> Outcome:
+    what, status = _SUBJECTS.get(part.name, part.name).capitalize(), part.status
     if status is Status.MAX_ITER and all_iterations:
-        return Outcome(True, "As asked.", f"Layer {number} took all iterations, as tol=0 has it.")
-    text = f"Layer {number} ended as {status.name}: {status.advice}."
-    return Outcome(status.is_good, "Converged." if status.is_good else "Not converged.", text)
+        return Outcome(True, "As asked.", f"{what} took all iterations, as tol=0 has it.")
+    word = {Status.CONVERGED: "Converged.", Status.STOPPED_EARLY: "Stopped early."}
+    text = f"{what} ended as {status.name}: {status.advice}."
+    return Outcome(status.is_good, word.get(status, "Not converged."), text)
 
 
 def of_layers(estimator: Reportable) -> Table:
-    """Return a row for each layer."""
-    header = ("Layer", "Activations", *map(str.capitalize, _TERMS))
+    """Return a row for each layer, and for a head and all layers together."""
+    parts = parts_of(estimator)
+    terms = [name for name in _COLUMNS if any(name in part.last for part in parts)]
     rows = []
-    for number, layer in enumerate(estimator.layers_):
-        last = [record for record in estimator.history_ if record["layer"] == number][-1]
+    for part, layer in zip_longest(parts, estimator.layers_):
+        name, activations, dead, saturated = _around_terms(part, layer, head_of(estimator))
+        rows.append((name, activations, *_cells(part.last, terms), dead, saturated))
+    names = [name.replace("_", " ").capitalize() for name in terms]
+    header = ("Layer", "Activations", *names, "Dead", "Saturated")
+    return Table("Layers, from the data up", header, rows, numeric=True)
+
+
+def _around_terms(part: Part, layer: Layer | None, head: Head | None) -> tuple[str, ...]:
+    """Return the cells of a row that are not of terms."""
+    if layer is not None:
         cost, activity = layer.cost, UnitActivity.of(layer)
-        rows.append(
-            (
-                f"{number}: {cost.n_features} → {cost.n_hidden}",
-                f"{cost.activation}, {cost.output_activation}",
-                *(f"{last[name]:.4g}" for name in _TERMS),
-                f"{activity.dead.sum():,}",
-                f"{activity.saturated.sum():,}",
-            )
-        )
-    return Table("Layers, from the data up", (*header, "Dead", "Saturated"), rows, numeric=True)
+        name = f"{part.last['layer']}: {cost.n_features} → {cost.n_hidden}"
+        activations = f"{cost.activation}, {cost.output_activation}"
+        return name, activations, f"{activity.dead.sum():,}", f"{activity.saturated.sum():,}"
+    if head is not None and part.name == "head":
+        n_outputs, n_inputs = head.S.shape
+        return f"Head: {n_inputs} → {n_outputs}", head.activation, "", ""
+    return part.name.capitalize(), "", "", ""
 
 
-def of_timing(history: Sequence[Record]) -> Table:
-    """Return what each phase of each layer took."""
+def _cells(record: Record, terms: Sequence[str]) -> list[str]:
+    return [f"{record[name]:.4g}" if name in record else "" for name in terms]
+
+
+def of_timing(estimator: Reportable) -> Table:
+    """Return what each phase of each layer, of a head, and of all layers together took."""
+    n_layers, history = len(estimator.layers_), estimator.history_
+    stretches = groupby(history, lambda each: (part_of(each, n_layers), each["phase"]))
     rows = [
-        _totals(f"Layer {layer}, {_PHASES.get(phase, phase)}", list(group))
-        for (layer, phase), group in groupby(history, lambda each: (each["layer"], each["phase"]))
+        _totals(f"{part.capitalize()}, {_PHASES.get(phase, phase)}", list(group))
+        for (part, phase), group in stretches
     ]
     rows.append(_totals("All", history))
     header = ("Stretch", "Iterations", "Evaluations", "Rows visited", "Read", "Seconds")
@@ -159,7 +179,7 @@ def of_data(estimator: Reportable, X: Container | None) -> list[Table]:
     """Return what is known of the samples of `fit`, and of those that were passed now."""
     found = [pairs("Samples that the model was fitted on", estimator.info.get("data"), "property")]
     if X is not None:
-        found.append(pairs("Samples of the reconstructions", _described(X), "property"))
+        found.append(pairs("Samples that this page was made with", _described(X), "property"))
     if isinstance(X, xr.DataArray):
         found.append(pairs("Attributes of these", X.attrs, "attribute"))
     return [table for table in found if table.rows]
@@ -177,6 +197,12 @@ def _described(X: Container) -> dict[str, Any]:
     if chunks is not None:
         described["chunks"] = f"{len(chunks[0]):,}, of up to {max(chunks[0]):,} samples"
     return described
+
+
+def of_parameters(estimator: Reportable) -> Table:
+    """Return what the estimator was made with."""
+    caption = f"As the {type(estimator).__name__} was made"
+    return pairs(caption, estimator.get_params(), "parameter")
 
 
 def of_origin(info: Mapping[str, Any]) -> list[Table]:

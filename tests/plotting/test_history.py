@@ -44,6 +44,47 @@ def test_a_narrow_range_is_not_logarithmic():
     assert display.plot().axes_[0].get_yscale() == "linear"
 
 
+def predicting(layer, cost, **more):
+    terms = {"cost": cost, "cross_entropy": 0.5 * cost, "decay": 0.5 * cost}
+    return {"layer": layer, "phase": "full", **terms, "rows_visited": 100, "seconds": 0.5, **more}
+
+
+OF_A_CLASSIFIER = [
+    *HISTORY[2:4],
+    *(predicting(1, cost, validation=0.75) for cost in (4.0, 2.0)),
+    *(predicting(2, cost, validation=0.25 * cost) for cost in (2.0, 1.0)),
+]
+
+
+def test_a_head_and_all_layers_together_have_names_and_terms_of_their_own():
+    display = HistoryDisplay(OF_A_CLASSIFIER, n_layers=1).plot()
+    cost, terms = display.axes_
+    assert [text.get_text() for text in cost.texts] == ["layer 0", "head", "all layers"]
+    lines = {
+        name: [list(line.get_ydata()) for line in lines] for name, lines in display.lines_.items()
+    }
+    assert lines == {
+        "cost": [[20, 8], [4, 2], [2, 1]],
+        "validation": [[0.75, 0.75], [0.5, 0.25]],
+        "reconstruction": [[15, 6]],
+        "cross_entropy": [[2, 1], [1, 0.5]],
+        "decay": [[5, 2], [2, 1], [1, 0.5]],
+    }
+    assert {line.axes for line in display.lines_["validation"]} == {cost}
+    assert {line.axes for line in display.lines_["cross_entropy"]} == {terms}
+    assert cost.get_ylim()[0] < 0.25
+    assert display.description.endswith(
+        "Head: the cost falls from 4 to 2 over 2 iterations; samples held out cost 0.75. "
+        "All layers: the cost falls from 2 to 1 over 2 iterations; samples held out cost 0.25."
+    )
+    assert "Layer 2: the cost falls" in HistoryDisplay(OF_A_CLASSIFIER).description
+
+
+def test_names_are_left_out_where_there_is_no_room():
+    display = HistoryDisplay([*HISTORY[2:4] * 20, *OF_A_CLASSIFIER[2:]], n_layers=1).plot()
+    assert [text.get_text() for text in display.axes_[0].texts] == ["layer 0"]
+
+
 def test_words():
     assert HistoryDisplay(HISTORY).description == (
         "Layer 0: the cost falls from 32 to 8 over 4 iterations. "
