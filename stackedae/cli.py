@@ -34,9 +34,14 @@ from stackedae.features import (
 from stackedae.mapping import MODES
 from stackedae.memory import rows_per_portion
 from stackedae.minimisation import BATCHING, DTYPES, SOLVERS
+from stackedae.models import AnyModel, load_any
 from stackedae.patches import open_patches, plan_patches
 from stackedae.plotting import FilterDisplay
+from stackedae.plotting.axes import counted
+from stackedae.plotting.fitted import head_of, parts_of
 from stackedae.preprocessing import ContrastNormalizer
+from stackedae.progress import TERMS, Record, part_of
+from stackedae.report.tables import architecture
 from stackedae.samples import MISSING
 from stackedae.sources import open_image
 from stackedae.storage import new_samples, open_samples
@@ -150,6 +155,15 @@ def _opens_images(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+def _noise(text: str) -> float | tuple[str, float]:
+    """Read 0.3 or gaussian:0.1."""
+    kind, _, amount = text.rpartition(":")
+    try:
+        return (kind, float(amount)) if kind else float(amount)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not like 0.3 or gaussian:0.1") from error
 
 
 def _interval(text: str) -> int | str:
@@ -289,6 +303,17 @@ def extract(
     "--sparsity-weight", type=float, default=3.0, show_default=True, help="How much it counts."
 )
 @click.option(
+    "--corruption",
+    type=_noise,
+    metavar="SHARE|gaussian:SIGMA",
+    default="0",
+    show_default=True,
+    help="Noise in the input, which layers learn to undo: the share of entries set to 0, or normal "
+    "noise of standard deviation SIGMA.",
+)
+@click.option("--tied", is_flag=True, help="Let decoders be encoders transposed.")
+@click.option("--fine-tune", is_flag=True, help="Train all layers together in the end.")
+@click.option(
     "--solver",
     type=click.Choice(SOLVERS),
     default="lbfgs",
@@ -305,6 +330,13 @@ def extract(
 @click.option("--max-iter", type=int, default=400, show_default=True, help="Iterations per layer.")
 @click.option(
     "--tol", type=float, default=1e-6, show_default=True, help="When to stop; 0: at max-iter."
+)
+@click.option(
+    "--validation",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of the patches to hold out: training stops where these cost no less any more.",
 )
 @click.option(
     "--dtype",
@@ -371,7 +403,7 @@ def fit(
     try:
         with (
             warnings.catch_warnings(record=True) as caught,
-            _bar("fit", sae.max_iter * len(hidden)) as advance,
+            _bar("fit", sae.max_iter * (len(hidden) + sae.fine_tune)) as advance,
         ):
             warnings.simplefilter("always", ConvergenceWarning)
             sae.fit(samples, callback=_moving(advance, sae.max_iter))
@@ -381,7 +413,7 @@ def fit(
     for warning in caught:
         click.echo(f"Warning: {warning.message}", err=True)
     sae.save(out, overwrite=overwrite)
-    click.echo(f"{out}  {_architecture(sae)}, cost {sae.cost_:.6g} after {sae.n_iter_} iterations")
+    click.echo(f"{out}  {architecture(sae)}, cost {sae.cost_:.6g} after {sae.n_iter_} iterations")
 
 
 @main.command()
@@ -423,7 +455,7 @@ def transform(
     For patches, they come with the patches' coordinates. With --map, --error-map or --reconstruct,
     SAMPLES is an image (whatever extract takes), and they come in its coordinates.
     """
-    sae = StackedAutoEncoder.load(model)
+    sae = load_any(model)
     refuse_existing(out, overwrite=overwrite)
     if kind is None:
         _transform_patches(sae, open_patches(samples), out, overwrite, model, samples)
@@ -441,7 +473,7 @@ def transform(
 
 
 def _transform_patches(
-    sae: StackedAutoEncoder, samples: Any, out: str, overwrite: bool, model: str, patches: str
+    sae: AnyModel, samples: Any, out: str, overwrite: bool, model: str, patches: str
 ) -> None:
     features = sae.transform(samples)
     portion = rows_per_portion(features.dtype.itemsize * features.shape[1], features.chunks[0][0])
@@ -484,7 +516,7 @@ def _transform_patches(
 )
 def filters(model: str, out: Path, patch_shape: tuple[int, ...] | None) -> None:
     """Draw the filters of MODEL's first layer."""
-    _write_montage(StackedAutoEncoder.load(model), patch_shape, out)
+    _write_montage(load_any(model), patch_shape, out)
     click.echo(str(out))
 
 
@@ -508,7 +540,7 @@ def report(model: str, patches: str | None, out: str, title: str | None, overwri
     It is one HTML file that needs no network. It takes matplotlib (extra "plot") to draw it.
     """
     refuse_existing_file(out, overwrite=overwrite)
-    sae = StackedAutoEncoder.load(model)
+    sae = load_any(model)
     samples = None if patches is None else open_patches(patches)
     sae.report(samples, title=title).save(out, overwrite=overwrite)
     click.echo(out)
@@ -520,7 +552,7 @@ def info(path: str) -> None:
     """Say what PATH, a store of this library, holds."""
     kind = kind_of(path)
     if kind == "model":
-        _describe_model(StackedAutoEncoder.load(path))
+        _describe_model(load_any(path))
         return
     if kind == "checkpoint":
         _describe_checkpoint(path)
@@ -537,21 +569,31 @@ def info(path: str) -> None:
         click.echo(f"{name}  {value}")
 
 
-def _describe_model(sae: StackedAutoEncoder) -> None:
-    click.echo(f"model  {_architecture(sae)}")
-    for index, layer in enumerate(sae.layers_):
-        last = [record for record in sae.history_ if record["layer"] == index][-1]
+def _describe_model(sae: AnyModel) -> None:
+    click.echo(f"model  {type(sae).__name__} {architecture(sae)}")
+    head, parts = head_of(sae), parts_of(sae)
+    kinds = [f"{e.cost.activation} → {e.cost.output_activation}; " for e in sae.layers_]
+    kinds += [] if head is None else [f"{head.activation}, {counted(len(head.s), 'output')}; "]
+    kinds += [""] * (len(parts) - len(kinds))  # all layers together are of no kind
+    for (name, last, status), kind in zip(parts, kinds, strict=True):
         click.echo(
-            f"layer {index}  {layer.cost.activation} → {layer.cost.output_activation}; "
-            f"{layer.status.name} after {last['iteration']} iterations, {last['n_rows']:,} samples"
+            f"{name}  {kind}{status.name} after {counted(last['iteration'], 'iteration')}, "
+            f"{last['n_rows']:,} samples"
         )
-        click.echo(
-            f"  cost {last['cost']:.4g} = reconstruction {last['reconstruction']:.4g} "
-            f"+ decay {last['decay']:.4g} + sparsity {last['sparsity']:.4g}"
-        )
+        click.echo(f"  {_cost_of(last)}")
+    offset = getattr(sae, "offset_", None)
+    if offset is not None:
+        click.echo(f"outliers  error above {-offset:.4g}")
     click.echo("parameters")
     for name, value in sae.get_params().items():
         click.echo(f"  {name}={value!r}")
+
+
+def _cost_of(record: Record) -> str:
+    """Return the cost after an iteration, as the sum that it is."""
+    terms = (f"{name.replace('_', ' ')} {record[name]:.4g}" for name in TERMS if name in record)
+    held_out = f"; held out {record['validation']:.4g}" if "validation" in record else ""
+    return f"cost {record['cost']:.4g} = {' + '.join(terms)}{held_out}"
 
 
 def _describe_checkpoint(path: str) -> None:
@@ -560,14 +602,15 @@ def _describe_checkpoint(path: str) -> None:
         click.echo("checkpoint  empty")
         return
     settings, progress = newest
-    click.echo(
-        f"checkpoint  {len(progress.layers)} layers trained, of "
-        f"{np.size(settings['hidden_layer_sizes'])}"
-    )
+    n_layers = np.size(settings["hidden_layer_sizes"])
+    trained = f"{len(progress.layers)} layers trained, of {n_layers}"
+    trained += "" if progress.head is None else ", and the head"
+    trained += "" if progress.tuned is None else ", and all layers together"
+    click.echo(f"checkpoint  {trained}")
     if progress.history:
         last = progress.history[-1]
         click.echo(
-            f"layer {last['layer']}  phase {last['phase']}, iteration {last['iteration']}, "
+            f"{part_of(last, n_layers)}  phase {last['phase']}, iteration {last['iteration']}, "
             f"cost {last['cost']:.4g}"
         )
     for title, values in (("data", progress.data), ("parameters", settings)):
@@ -588,17 +631,12 @@ def _tell_of_interruption(
     click.echo(" ".join(said), err=True)
 
 
-def _architecture(sae: StackedAutoEncoder) -> str:
-    sizes = [sae.n_features_in_, *(layer.cost.n_hidden for layer in sae.layers_)]
-    return "-".join(map(str, sizes))
-
-
 def _describe(shape: tuple[int, ...], dims: Any, dtype: Any) -> str:
     sizes = ", ".join(f"{dim}: {size:,}" for dim, size in zip(dims, shape, strict=True))
     return f"({sizes}) {dtype}, {np.prod(shape) * np.dtype(dtype).itemsize / 2**20:,.1f} MiB"
 
 
-def _write_montage(sae: StackedAutoEncoder, patch_shape: Any, out: Path) -> None:
+def _write_montage(sae: AnyModel, patch_shape: Any, out: Path) -> None:
     if out.suffix.lower() != ".png":
         raise ArgumentError("out", str(out), "does not end in .png", "pass filters.png, say")
     picture = FilterDisplay.computed(sae, patch_shape=patch_shape).montage(zoom=_ZOOM)

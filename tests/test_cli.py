@@ -17,6 +17,8 @@ from skimage.io import imread, imsave
 
 from stackedae import (
     StackedAutoEncoder,
+    StackedAutoEncoderClassifier,
+    StackedAutoEncoderOutlierDetector,
     error_map,
     extract_patches,
     feature_map,
@@ -67,7 +69,10 @@ def test_from_photographs_to_features(photographs):
     assert imread("pictures/filters.png").ndim == 2
 
     for path, words in (
-        ("model.zarr", ["30-7-3", "layer 1", "4 iterations", "MAX_ITER", "max_iter=4"]),
+        (
+            "model.zarr",
+            ["StackedAutoEncoder 30-7-3", "layer 1", "4 iterations", "MAX_ITER", "max_iter=4"],
+        ),
         ("patches.zarr", ["patches", "(patch: 500, y: 6, x: 5)", "n_images  3", "seed  0"]),
         ("features.zarr", ["(patch: 500, feature: 3)", "model  model.zarr"]),
     ):
@@ -107,6 +112,77 @@ def test_bad_parameters_of_a_fit(photographs):
     assert result.exit_code == 2
     assert "alpha=-1.0 is not a finite weight; pass 0 or more." in result.output
     assert not os.path.exists("m.zarr")
+
+
+def test_noise_tied_weights_and_the_training_of_all_together(photographs):
+    run("extract", "*.png", "--patch", "6x5", "--n-patches", 500, "--out", "patches.zarr")
+    fit = ["fit", "patches.zarr", "--hidden", 7, "--hidden", 3, "--max-iter", 4, "--tol", 0]
+    how = ["--tied", "--fine-tune", "--validation", 0.2]
+    for noise, expected in ((0.3, 0.3), ("gaussian:0.1", ("gaussian", 0.1))):
+        result = run(*fit, *how, "--corruption", noise, "--out", "m.zarr", "--overwrite")
+        assert result.exit_code == 0, result.output
+        sae = StackedAutoEncoder.load("m.zarr")
+        assert sae.get_params()["corruption"] == expected
+    assert (sae.layers_[1].W2 == sae.layers_[1].W1.T).all()
+    last = sae.history_[-1]
+    said = run("info", "m.zarr").output
+    assert f"all layers  {sae.tuning_status_.name} after {last['iteration']} iterations" in said
+    assert f"+ sparsity 0; held out {last['validation']:.4g}" in said
+    for noise, message in (
+        ("much", "'much' is not like 0.3 or gaussian:0.1"),
+        ("salt:1", "corruption='salt' is unknown; choose from masking, gaussian"),
+        (1, "corruption=1.0 is no amount of masking noise"),
+    ):
+        result = run(*fit, "--corruption", noise, "--out", "other.zarr")
+        assert (result.exit_code, message in result.output) == (2, True), result.output
+
+
+@pytest.fixture
+def classifier(photographs):
+    patches = extract_patches("*.png", (4, 4), 300, store="p.zarr", rng=0)
+    model = StackedAutoEncoderClassifier(3, max_iter=3, tol=0, random_state=0)
+    model.fit(patches, np.arange(300) % 3).save("model.zarr")
+    return model
+
+
+def test_models_that_predict(classifier):
+    said = run("info", "model.zarr").output
+    head, last = (
+        [record for record in classifier.history_ if record["layer"] == layer][-1]
+        for layer in (1, 2)
+    )
+    for words in (
+        "StackedAutoEncoderClassifier 16-3-3",
+        "head  softmax, 3 outputs; MAX_ITER after 3 iterations, 300 samples",
+        f"cost {head['cost']:.4g} = cross entropy {head['cross_entropy']:.4g} + decay",
+        f"cost {last['cost']:.4g} = cross entropy",
+        "class_weight=None",
+    ):
+        assert words in said
+    assert run("transform", "model.zarr", "p.zarr", "--out", "f.zarr").exit_code == 0
+    features = xr.open_zarr("f.zarr", consolidated=False)["features"]
+    expected = classifier.transform(open_patches("p.zarr"))
+    np.testing.assert_array_equal(features.values, expected.values)
+    assert run("filters", "model.zarr").exit_code == 0
+    assert run("report", "model.zarr").exit_code == 0
+    image = "photo0.png"
+    assert run("transform", "model.zarr", image, "--map", "--out", "maps.zarr").exit_code == 0
+    expected = feature_map(classifier, image).compute()
+    xr.testing.assert_equal(open_image("maps.zarr").compute(), expected)
+    result = run("transform", "model.zarr", image, "--error-map", "--out", "errors.zarr")
+    assert result.exit_code == 2
+    assert "does not reconstruct samples" in result.output
+
+
+def test_a_detector_says_what_an_outlier_is(photographs):
+    patches = extract_patches("*.png", (4, 4), 300, rng=0)
+    detector = StackedAutoEncoderOutlierDetector(3, max_iter=3, tol=0, random_state=0)
+    detector.fit(patches).save("model.zarr")
+    said = run("info", "model.zarr").output
+    assert "StackedAutoEncoderOutlierDetector 16-3" in said
+    assert f"outliers  error above {-detector.offset_:.4g}" in said
+    result = run("transform", "model.zarr", "photo0.png", "--error-map", "--out", "errors.zarr")
+    assert result.exit_code == 0, result.output
 
 
 def test_missing_pixels():
