@@ -14,9 +14,10 @@ from contests.watch import Contender, Problem, Watch
 from stackedae.blas import one_blas_thread
 from stackedae.costs import AutoEncoderCost
 from stackedae.evaluation import Evaluation
+from stackedae.minimisation import Minimisation, TrainingSettings
 from stackedae.objective import DaskObjective, Visits
 from stackedae.rows import rows_of
-from stackedae.training import Minimisation, TrainingSettings, moments_of
+from stackedae.training import moments_of
 
 ADAM_RATES = (1e-3, 3e-3, 1e-2)
 ADAM_BATCHES = (1024, 4096)
@@ -62,17 +63,22 @@ def ours(
         To be called after every iteration with the parameters, the rows visited since the start,
         and J if it is known over all rows, else infinity. What it raises ends the run.
     """
-    training = TrainingSettings("lbfgs", batching, max_iter, tol=0.0, dtype="float32")
+    training = TrainingSettings(
+        "lbfgs", batching, max_iter, tol=0.0, dtype="float32", missing=False
+    )
     rows, visits, seed = rows_of(X, cost, training.dtype), Visits(), 0
     sample = rows.survey(seed).sample
 
-    def on_step(stage, state):
+    def on_step(at):
+        state = at.state
         of_all = state.evaluation.n_rows == len(X)
         watch(state.params, visits.rows, state.evaluation.cost if of_all else np.inf)
 
     with one_blas_thread():  # as around the training of an estimator
-        moments = moments_of(sample)
-        minimisation = Minimisation(cost, rows, sample, moments, start, training, seed, visits)
+        preconditioner = cost.preconditioner(moments_of(sample))
+        minimisation = Minimisation(
+            cost, rows.shards, sample, preconditioner, start, training, seed, visits
+        )
         minimisation.run(minimisation.first(), on_step)
 
 
