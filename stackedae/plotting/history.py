@@ -273,7 +273,9 @@ class HistoryDisplay:
 
     def _shade_samples(self, ax: Any) -> None:
         sampled = [
-            part for part in self._stretches("phase") if self.history[part.start]["phase"] != "full"
+            part
+            for part in self._stretches("phase")
+            if self.history[part.start]["phase"] == "sample"
         ]
         for part in sampled:
             style = {"color": "#e6e6e6", "linewidth": 0, "zorder": 0, "label": "on a sample"}

@@ -27,7 +27,7 @@ _DEEPEST = 6
 _COLUMNS = ("cost", *TERMS, "validation")
 _SUBJECTS = {"head": "the head", "all layers": "all layers together"}
 _TOTALS = ("n_evaluations", "rows_visited", "bytes_read", "seconds")
-_PHASES = {"sample": "growing samples", "full": "all samples"}
+_PHASES = {"sample": "growing samples", "full": "all samples", "batches": "mini-batches"}
 
 
 class Reportable(FittedStack, Protocol):
