@@ -154,10 +154,11 @@ class StackedAutoEncoder(BaseStack):
         How the training of all layers together ended, if there was one.
     history_ : list of dict
         One per iteration, with keys `layer` (one more than there are, where all are trained
-        together), `phase` ("sample": over a growing sample; "full": over
-        all samples), `iteration`, `n_rows`, `cost`,
-        `reconstruction`, `decay`, `sparsity`, `gradient_norm` (Euclidean), `step`, `n_evaluations`,
-        `rows_visited`, `bytes_read` and `seconds`; the last four are of this iteration alone.
+        together), `phase` ("sample": over a growing sample; "full": over all samples; "batches":
+        an epoch of mini-batches, after which a sample is looked at, at the end all), `iteration`,
+        `n_rows`, `cost`, its terms `reconstruction`, `decay` and `sparsity`, `validation` if
+        samples are held out, `gradient_norm` (Euclidean), `step`, `n_evaluations`, `rows_visited`,
+        `bytes_read` and `seconds`; the last four are of this iteration alone.
     info : dict
         Where the model comes from: versions of packages, seed, what tells the data from others
         (sizes, and checksums of rows), scheduler; also of earlier runs that a checkpoint
