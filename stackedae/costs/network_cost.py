@@ -29,6 +29,10 @@ from stackedae.moments import Moments
 from stackedae.noise import Corruption
 
 
+LEAST_WIDTH = 0.1
+"""Of activations: a layer that hardly varies yet should not be blown up."""
+
+
 class NetworkCost(ABC):
     r"""Cost and gradient of a chain of affine layers: the mean loss of their output, and decay.
 
@@ -173,9 +177,10 @@ class NetworkCost(ABC):
         CentredCoordinates
             Biases of decoders whose weights are tied stay as they are.
         """
+        widths = [width_of(moments[0]), *(max(width_of(of), LEAST_WIDTH) for of in moments[1:])]
         maps = [
-            AffineMap(layer.matrix, layer.bias, of.mean, input_width=width_of(of))
-            for layer, of in zip(self.chain, moments, strict=True)
+            AffineMap(layer.matrix, layer.bias, of.mean, input_width=width)
+            for layer, of, width in zip(self.chain, moments, widths, strict=True)
             if layer.matrix in self.layout.slices
         ]
         return CentredCoordinates(self.layout, maps)
