@@ -58,6 +58,8 @@ _WITHOUT_SECTIONS = (
     "images",
     "method",
     "selecting",
+    "supervised",
+    "outliers",
     "reliability",
     "performance",
     "going-elsewhere",
