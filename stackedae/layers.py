@@ -93,7 +93,17 @@ class Head:
         return "softmax" if isinstance(self.cost, ClassifierCost) else "identity"
 
     def outputs(self, A: Array) -> Array:
-        """Return S h + s of every row of features, (n_rows, n_outputs)."""
+        """Return S h + s of every row.
+
+        Parameters
+        ----------
+        A : ndarray of shape (n_rows, n_hidden)
+            Features of the last layer.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_outputs)
+        """
         Z: Array = A @ self.S.T
         Z += self.s
         return Z

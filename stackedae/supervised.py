@@ -144,10 +144,8 @@ class StackedAutoEncoderClassifier(ClassifierMixin, _Supervised):
 
     Parameters
     ----------
-    hidden_layer_sizes, activation, output_activation, sparsity_target, sparsity_weight
-        Of the layers; see `StackedAutoEncoder`.
-    alpha : float or sequence of float, default=1e-4
-        Weight decay of each layer, where it is trained alone.
+    hidden_layer_sizes, activation, output_activation, alpha, sparsity_target, sparsity_weight
+        Of the layers, where each is trained alone; see `StackedAutoEncoder`.
     corruption, tied
         How layers are trained alone, and what their input is in the end; see `StackedAutoEncoder`.
     fine_tune : bool, default=True

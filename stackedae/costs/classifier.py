@@ -101,8 +101,19 @@ class ClassifierCost(SupervisedCost):
         return {"cross_entropy": loss, "decay": decay}
 
     def decision(self, params: Array, X: Array) -> Array:
-        """Return S h_k + s of rows X, (n_rows, n_classes), whose softmax gives probabilities.
+        """Return S h_k + s of rows, whose softmax gives probabilities.
 
         Entries that are missing are filled, if there is a `fill`; nothing is corrupted.
+
+        Parameters
+        ----------
+        params : ndarray of shape (layout.size,)
+            Parameters.
+        X : ndarray of shape (n_rows, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_classes)
         """
         return self._outputs(params, X)

@@ -96,8 +96,19 @@ class RegressorCost(SupervisedCost):
         return {"squared_error": loss, "decay": decay}
 
     def predict(self, params: Array, X: Array) -> Array:
-        """Return S h_k + s of rows X, (n_rows, n_outputs).
+        """Return S h_k + s of rows.
 
         Entries that are missing are filled, if there is a `fill`; nothing is corrupted.
+
+        Parameters
+        ----------
+        params : ndarray of shape (layout.size,)
+            Parameters.
+        X : ndarray of shape (n_rows, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_outputs)
         """
         return self._outputs(params, X)
