@@ -101,7 +101,7 @@ class StackedAutoEncoder(BaseStack):
         Learning rate of "adam" in the first half.
     local_steps : int, default=32
         Steps that replicas of "adam" take, at least, before they are averaged. How many replicas
-        there are depends on the data alone; up to about 16 MB of them, one.
+        there are depends on the data alone; up to some 60 MB of them, one.
     validation : float, default=0.0
         Share of the samples that is held out: whole chunks of them, drawn at random, or of few
         chunks a share of each. After every iteration over all others (not on random samples), they

@@ -28,7 +28,6 @@ from stackedae.layout import Array, Layout, Vector
 from stackedae.moments import Moments
 from stackedae.noise import Corruption
 
-
 LEAST_WIDTH = 0.1
 """Of activations: a layer that hardly varies yet should not be blown up."""
 
