@@ -35,14 +35,16 @@ class StackedAutoEncoderOutlierDetector(OutlierMixin, StackedAutoEncoder):
     ----------
     hidden_layer_sizes, activation, output_activation, alpha, sparsity_target, sparsity_weight
         What is learned, as for `StackedAutoEncoder`.
-    corruption, tied, fine_tune, fine_tune_alpha, solver, batching, max_iter, tol
+    corruption, tied, fine_tune, fine_tune_alpha
         How, as there.
+    contamination : float, default=0.1
+        The share of outliers among the training samples, above 0 and at most 0.5.
+    solver, batching, max_iter, tol
+        As there.
     epochs, batch_size, learning_rate_init, local_steps, validation, n_iter_no_change, dtype
         As there.
     missing, pretrained, checkpoint, checkpoint_every, warm_start, random_state, verbose
         As there.
-    contamination : float, default=0.1
-        The share of outliers among the training samples, above 0 and at most 0.5.
     solver, batching, max_iter, tol, validation, n_iter_no_change, dtype, missing
         As there.
     pretrained, checkpoint, checkpoint_every, warm_start, random_state, verbose
