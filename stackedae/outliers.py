@@ -45,10 +45,6 @@ class StackedAutoEncoderOutlierDetector(OutlierMixin, StackedAutoEncoder):
         As there.
     missing, pretrained, checkpoint, checkpoint_every, warm_start, random_state, verbose
         As there.
-    solver, batching, max_iter, tol, validation, n_iter_no_change, dtype, missing
-        As there.
-    pretrained, checkpoint, checkpoint_every, warm_start, random_state, verbose
-        As there.
 
     Attributes
     ----------

@@ -13,7 +13,7 @@ from stackedae.evaluation import Cost
 from stackedae.layers import Head, Layer, with_trained
 from stackedae.objective import Visits
 from stackedae.rows import Rows
-from stackedae.sharing import reads_paid
+from stackedae.sharing import payer_of
 from stackedae.solvers import SolverState, Status
 
 Record = dict[str, Any]
@@ -228,10 +228,12 @@ class Log:
     """
 
     def __init__(self, progress: Progress, rows: Rows, on_step: Callable[[Progress], None]) -> None:
-        self.progress, self.rows, self.tell = progress, rows, on_step
+        self.progress, self.tell = progress, on_step
         self.visits = replace(progress.visits)
         self.before = replace(progress.visits)
-        self.bytes_read = rows.bytes_to_hold
+        # Not the rows themselves: errors keep who follows a solver, and workers would keep those.
+        self.bytes_read, self.bytes_per_read = rows.bytes_to_hold, rows.bytes_per_read
+        self.paid = payer_of(rows.shards)
         self.since = time.perf_counter()
 
     def on_step(self, cost: Cost, at: Position) -> None:
@@ -239,7 +241,7 @@ class Log:
         stage, state = at.stage, at.state
         assert state.evaluation is not None
         now, before = time.perf_counter(), self.before
-        paid = reads_paid(self.rows.shards, self.visits.reads - before.reads)
+        paid = self.paid(self.visits.reads - before.reads)
         self.progress.history.append(
             {
                 "layer": self.progress.done,
@@ -253,7 +255,7 @@ class Log:
                 "step": state.step_length,
                 "n_evaluations": state.n_evaluations,
                 "rows_visited": self.visits.rows - before.rows,
-                "bytes_read": self.bytes_read + paid * self.rows.bytes_per_read,
+                "bytes_read": self.bytes_read + paid * self.bytes_per_read,
                 "seconds": now - self.since,
             }
         )

@@ -126,9 +126,15 @@ def reads_paid(shards: Shards, reads: int) -> int:
     reads : int
         How often, since we asked the last time.
     """
+    return payer_of(shards)(reads)
+
+
+def payer_of(shards: Shards) -> Callable[[int], int]:
+    """Return what `reads_paid` does for these shards, which it does not keep."""
     if isinstance(shards, SharedShards) and shards.is_shared:
-        return shards.recorder.take_paid()
-    return reads
+        recorder = shards.recorder
+        return lambda reads: recorder.take_paid()
+    return lambda reads: reads
 
 
 @dataclass(frozen=True)
