@@ -47,8 +47,7 @@ from stackedae.persistence import (
     take_learned,
 )
 from stackedae.progress import STAGES, Best, Progress, Stage
-from stackedae.solvers import SolverState, Status
-from stackedae.solvers.adam import AdamState
+from stackedae.solvers import AdamState, SolverState, Status
 from stackedae.solvers.state import Pair
 from stackedae.stores import (
     MARKER,

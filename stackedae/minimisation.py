@@ -21,6 +21,7 @@ from stackedae.shards import Shards
 from stackedae.solvers import (
     COST_WINDOW,
     LBFGS,
+    Adam,
     GradientDescent,
     SolverState,
     Status,
@@ -28,7 +29,6 @@ from stackedae.solvers import (
     Surrogate,
     minimize,
 )
-from stackedae.solvers.adam import Adam
 
 FEWEST_STEPS = 10
 """Steps over all rows, however few `max_iter` gives."""

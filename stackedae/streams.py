@@ -23,8 +23,7 @@ from stackedae.minimisation import TrainingSettings
 from stackedae.moments import Moments, column_sums, first_bad_row, scatter_sums, survey_sums
 from stackedae.progress import Record
 from stackedae.shards import portions_of_each
-from stackedae.solvers import Status
-from stackedae.solvers.adam import Adam, AdamState
+from stackedae.solvers import Adam, AdamState, Status
 from stackedae.training import LayerSettings
 
 Numbers = NDArray[np.integer[Any]]

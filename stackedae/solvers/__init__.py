@@ -1,5 +1,6 @@
 """Solvers: they see a vector and an objective, and know neither Dask nor neurons."""
 
+from stackedae.solvers.adam import Adam, AdamState
 from stackedae.solvers.descent import Descent
 from stackedae.solvers.gradient_descent import GradientDescent
 from stackedae.solvers.lbfgs import LBFGS
@@ -11,6 +12,8 @@ from stackedae.solvers.surrogate import Surrogate
 __all__ = [
     "COST_WINDOW",
     "LBFGS",
+    "Adam",
+    "AdamState",
     "Descent",
     "GradientDescent",
     "Solver",
