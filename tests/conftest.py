@@ -1,9 +1,15 @@
 """What many tests start from."""
 
+import dask
 import numpy as np
 import pytest
+from distributed.utils import get_mp_context
 from hypothesis import settings
 from skimage.data import camera
+
+# Workers are forked from a process that has imported what they need: they start in no time.
+dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+get_mp_context().set_forkserver_preload(["distributed", "dask.array", "xarray", "zarr"])
 
 # A shared machine may be slow at any moment, which is no failure.
 settings.register_profile("patient", deadline=None)
@@ -17,7 +23,13 @@ def camera_patches():
     return 0.1 + 0.8 * windows[::24, ::24].reshape(-1, 64)
 
 
-@pytest.fixture(scope="session", params=[1, 2], ids=["1 worker", "2 workers"])
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(1, id="1 worker", marks=pytest.mark.long),
+        pytest.param(2, id="2 workers"),
+    ],
+)
 def cluster(request):
     """A client of a cluster of single-threaded worker processes."""
     from distributed import Client, LocalCluster

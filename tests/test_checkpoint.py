@@ -64,6 +64,14 @@ def X():
 
 
 @pytest.fixture(scope="module")
+def stopped(X, tmp_path_factory):
+    """Checkpoints of a fit that stopped after its eighth iteration, and wrote after each."""
+    where = tmp_path_factory.mktemp("stopped") / RUN
+    begun(X, 8, checkpoint=where, checkpoint_every=1)
+    return where
+
+
+@pytest.fixture(scope="module")
 def undisturbed(X):
     known = {}
 
@@ -139,9 +147,8 @@ def test_any_store_will_do(X, undisturbed, make):
     assert_same(estimator(checkpoint=store).fit(X), undisturbed())
 
 
-def test_two_generations_are_kept(X):
-    begun(X, 8, checkpoint_every=1)
-    names = sorted(os.listdir(RUN))
+def test_two_generations_are_kept(stopped):
+    names = sorted(os.listdir(stopped))
     assert len(names) == 3
     assert names[-1] == "zarr.json"
     assert int(names[1]) == int(names[0]) + 1
@@ -261,8 +268,8 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_one_that_is_damaged_is_passed_over(X, undisturbed, caplog, damage):
-    begun(X, 8, checkpoint_every=1)
+def test_one_that_is_damaged_is_passed_over(X, stopped, undisturbed, caplog, damage):
+    shutil.copytree(stopped, RUN)
     folder = newest()
     damage(folder)
     with caplog.at_level(logging.WARNING, "stackedae"):
@@ -270,8 +277,8 @@ def test_one_that_is_damaged_is_passed_over(X, undisturbed, caplog, damage):
     assert folder.name in caplog.text
 
 
-def test_if_all_are_damaged_that_is_said(X):
-    begun(X, 8, checkpoint_every=1)
+def test_if_all_are_damaged_that_is_said(X, stopped):
+    shutil.copytree(stopped, RUN)
     for folder in RUN.iterdir():
         if folder.is_dir():
             flip(folder / "state/params/c/0")
@@ -279,8 +286,8 @@ def test_if_all_are_damaged_that_is_said(X):
         estimator().fit(X)
 
 
-def test_a_number_of_another_kind_is_refused_though_the_checksum_is_right(X):
-    begun(X, 8, checkpoint_every=1)
+def test_a_number_of_another_kind_is_refused_though_the_checksum_is_right(X, stopped):
+    shutil.copytree(stopped, RUN)
     for folder in (path for path in RUN.iterdir() if path.is_dir()):
         group = zarr.open_group(folder, mode="r+")
         values = group.attrs["progress"]
