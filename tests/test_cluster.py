@@ -31,7 +31,7 @@ def test_memory_of_the_workers(cluster):
 
 
 def test_workers_without_a_limit_are_not_workers_without_memory():
-    with distributed.Client(processes=False, memory_limit=0, dashboard_address=None):
+    with distributed.Client(processes=False, memory_limit=0, dashboard_address="127.0.0.1:0"):
         assert memory_of_workers().capacity == np.inf
 
 
@@ -75,7 +75,7 @@ def test_all_is_shared_out_anew_if_many_come():
 def test_what_threads_set_for_their_graphs_is_as_it_was_when_all_are_done(monkeypatch):
     key = "distributed.admin.large-graph-warning-threshold"
     before, during, compute = dask.config.get(key), [], dask.base.compute
-    both = threading.Barrier(2)
+    both = threading.Barrier(2, timeout=60)
 
     def computing(*tasks):
         both.wait()  # the second has begun before the first ends
