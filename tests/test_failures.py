@@ -500,5 +500,7 @@ def test_after_an_interruption_the_cluster_is_clean(stored, undisturbed):
 
 def test_a_cluster_without_a_nanny(stored, undisturbed):
     """Workers in threads of the client: nothing about processes is assumed."""
-    with Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None):
+    with Client(
+        processes=False, n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+    ):
         assert bits(fit(stored, batching="full")) == undisturbed(batching="full")

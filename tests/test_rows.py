@@ -133,7 +133,7 @@ def test_what_no_worker_can_hold_is_refused_before_work_begins():
     unwatched = {f"distributed.worker.memory.{key}": False for key in keys}
     with (
         dask.config.set(unwatched),
-        Client(processes=False, n_workers=1, memory_limit="100MB", dashboard_address=None),
+        Client(processes=False, n_workers=1, memory_limit="100MB", dashboard_address="127.0.0.1:0"),
     ):
         with pytest.raises(
             MemoryPlanError,
