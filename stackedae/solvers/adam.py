@@ -102,6 +102,7 @@ class Adam:
 
     def init(self, params: Vector) -> AdamState:
         """Return the state before the first step."""
+        params = params.astype(np.float64)
         return AdamState(params, np.zeros_like(params), np.zeros_like(params))
 
     def rate(self, done: float) -> float:
@@ -136,8 +137,8 @@ class Adam:
         second = _kept(state.second, self.beta_2)
         # In memory that is lent: fresh pages take longer than all of the arithmetic.
         scratch = POOL.empty(gradient.shape, np.float64)
-        first += np.multiply(gradient, 1 - self.beta_1, out=scratch)
-        np.multiply(gradient, gradient, out=scratch)
+        first += np.multiply(gradient, 1 - self.beta_1, out=scratch, dtype=np.float64)
+        np.multiply(gradient, gradient, out=scratch, dtype=np.float64)
         scratch *= 1 - self.beta_2
         second += scratch
         # Corrections for the zeros that moments begin with, taken out of the arrays.

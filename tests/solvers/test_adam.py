@@ -102,6 +102,19 @@ def test_what_the_state_knows_of_the_cost_stays():
     assert after.n_averaged == 640.0
 
 
+def test_moments_are_in_double_precision_whatever_the_gradient_is_in():
+    every = gradients(20).astype(np.float32)
+    ours = steps(Adam(), every, np.ones(7, np.float32))
+    for state in ours:
+        for array in (state.params, state.first, state.second):
+            assert array.dtype == np.float64
+    wide = steps(Adam(), every.astype(float), np.ones(7))
+    assert ours[-1].params.tobytes() == wide[-1].params.tobytes()
+    assert ours[-1].second.tobytes() == wide[-1].second.tobytes()
+    huge = Adam().step(Adam().init(np.zeros(1)), np.float32([1e30]), 0.5)  # its square is inf there
+    assert huge.params == pytest.approx([-0.5])
+
+
 def test_steps_too_small_for_single_precision_count():
     adam, state = Adam(), Adam().init(np.ones(1))
     for _ in range(1000):
