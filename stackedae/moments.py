@@ -17,6 +17,9 @@ from stackedae.memory import row_blocks
 MAX_FULL_COVARIANCE = 2048
 """Columns up to which covariances are computed, and not variances only: 32 MB of float64."""
 
+ROUNDING = 1e-12
+"""Deviations in units of the mean below which rows do not vary: sums of many round about so."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -48,10 +51,14 @@ class Moments:
     def from_sums(cls, mean: Vector, scatter: Vector, n_rows: float) -> Moments:
         """Make moments from the mean and the sum of `scatter_sums` around it.
 
-        `n_rows` is the sum of the weights, if rows have any.
+        `n_rows` is the sum of the weights, if rows have any. Where all that varies is the rounding
+        of the mean, the covariance is zero, which others know how to deal with.
         """
         d = len(mean)
         covariance = scatter / n_rows
+        variance = float((covariance if scatter.size == d else covariance[:: d + 1]).sum())
+        if variance <= ROUNDING**2 * float(mean @ mean):
+            covariance = np.zeros_like(covariance)
         return cls(mean, covariance if scatter.size == d else covariance.reshape(d, d))
 
 

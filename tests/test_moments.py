@@ -33,6 +33,19 @@ def test_rows_far_from_zero_lose_nothing():
     assert covariance == pytest.approx(np.cov((X - 1e9).T, bias=True), rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.parametrize("d", [3, MAX_FULL_COVARIANCE + 1])
+def test_rows_that_are_all_the_same_do_not_vary(d):
+    X = np.full((1001, d), 0.7)
+    mean = column_sums(X) / len(X)
+    assert (mean != 0.7).any()  # rounded, so that rows seem to deviate from it
+    moments = Moments.from_sums(mean, scatter_sums(mean, X), len(X))
+    assert moments.standard_deviation == 0
+    assert not moments.covariance.any()
+    X[0] += 1e-9
+    mean = column_sums(X) / len(X)
+    assert Moments.from_sums(mean, scatter_sums(mean, X), len(X)).standard_deviation > 0
+
+
 def test_many_columns_give_variances_only():
     X = np.random.default_rng(0).normal(size=(20, MAX_FULL_COVARIANCE + 1))
     moments = Moments.from_sums(X.mean(axis=0), scatter_sums(X.mean(axis=0), X), len(X))
