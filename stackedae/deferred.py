@@ -141,7 +141,7 @@ class Recorder:
 
     def __init__(self, source: Source, ask: Callable[[Sequence[Any]], tuple[Any, ...]]) -> None:
         self.source, self.ask, self.run = source, ask, OnCluster()
-        self.paid = 0
+        self.paid_rows = 0
 
     @property
     def threads(self) -> Mapping[Place, int]:
@@ -203,10 +203,10 @@ class Recorder:
         """See `Runner`."""
         return self.run.share_out(sizes)
 
-    def take_paid(self) -> int:
-        """Return how many reads were counted as ours since we asked the last time."""
-        paid, self.paid = self.paid, 0
-        return paid
+    def take_paid(self) -> float:
+        """Return how many reads of all rows were counted as ours since we asked the last time."""
+        rows, self.paid_rows = self.paid_rows, 0
+        return rows / self.source.shards.n_rows
 
 
 def _sources(rows: Any) -> list[tuple[Any, ...]]:
@@ -251,6 +251,12 @@ class Together:
         self.reads: dict[tuple[Source, int], list[Read]] = {}
         self._look_for_reads(targets, set())
         self.tasks = [self._task_of(target) for target in targets]
+
+    def count_reads(self) -> None:
+        """Have every read of rows counted by the first who needs it."""
+        for (source, _), reads in self.reads.items():
+            spans = (slice(*group[0].span) for group in _by_span(reads))
+            reads[0].by.paid_rows += sum(sum(source.shards.rows[span]) for span in spans)
 
     def _look_for_reads(self, value: Any, seen: set[Call]) -> None:
         for call in _calls_in(value):
@@ -338,7 +344,8 @@ def _frozen(value: Any) -> Any:
 def _by_span(reads: Sequence[Read]) -> list[list[Read]]:
     """Return reads in groups, each of which has, at first, one of all shards that the others take.
 
-    Spans come of halving, so that one lies in the other or has nothing to do with it.
+    Most come of halving, so that one lies in the other or has nothing to do with it; what only
+    overlaps is read twice.
     """
     groups: list[list[Read]] = []
     for read in sorted(reads, key=lambda read: (read.span[0], -read.span[1])):

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stackedae.cluster import Here, OnCluster, Place, Runner, cut_in_proportion
+from stackedae.cluster import Runner, cut_in_proportion
 from stackedae.costs.batches import Batch, RunningMean
 from stackedae.labelled import SomeRows, concatenated
 from stackedae.layout import Vector
@@ -144,7 +144,7 @@ class LocalSteps:
             Mean over rows of the costs of their batches, each before its step.
         """
         name, shards = "stackedae-local-steps", self.shards
-        run, places = _runner_and_places(shards)
+        run, places = shards.located()
         plan = _Plan(self.steps, self.n_epochs, self.seed, _rows_of_a_portion(shards))
         sent = run.send(f"{name}-parameters", plan)
         share: Any = run.send(f"{name}-state", _Share(state))
@@ -209,13 +209,6 @@ def _runs_of(rows: Sequence[int], start: int, stop: int, n_runs: int) -> list[tu
 
 def _rows_of_a_portion(shards: Shards) -> int:
     return rows_per_portion_read(shards.n_features * shards.dtype.itemsize)
-
-
-def _runner_and_places(shards: Shards) -> tuple[Runner, list[Place] | None]:
-    """Return where calls are made, and the places of the shards, once all are where they belong."""
-    shards._plan()
-    run = Here() if shards.here else OnCluster()
-    return run, None if shards.here else shards.places
 
 
 @dataclass(frozen=True)

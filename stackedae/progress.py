@@ -255,7 +255,7 @@ class Log:
                 "step": state.step_length,
                 "n_evaluations": state.n_evaluations,
                 "rows_visited": self.visits.rows - before.rows,
-                "bytes_read": self.bytes_read + paid * self.bytes_per_read,
+                "bytes_read": self.bytes_read + round(paid * self.bytes_per_read),
                 "seconds": now - self.since,
             }
         )

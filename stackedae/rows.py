@@ -205,7 +205,7 @@ def rows_of(
         cost,
         place="held" if held else "streamed",
         reason=f"{reason}: {'held' if held else 'streamed, read again by every evaluation'}",
-        bytes_to_hold=reads_paid(source, 1) * n_bytes if held else 0,
+        bytes_to_hold=round(reads_paid(source, 1) * n_bytes) if held else 0,
         bytes_per_read=0 if held else n_bytes,
         missing=missing,
         refuse=refuse,
@@ -327,7 +327,7 @@ def features_of(
         cost,
         place=place,
         reason=f"{reason}: {place}",
-        bytes_to_hold=reads_paid(rows.shards, 1) * rows.bytes_per_read if kept else 0,
+        bytes_to_hold=round(reads_paid(rows.shards, 1) * rows.bytes_per_read) if kept else 0,
         bytes_per_read={
             "held": 0,
             "recomputed": rows.bytes_per_read,

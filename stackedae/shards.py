@@ -450,15 +450,30 @@ class Shards:
         """Shards that a task takes, at most."""
         return max(stop - start for start, stop in self._branches(self._runner.threads))
 
+    def located(self) -> tuple[Runner, list[Place] | None]:
+        """Return who makes calls about these rows, and the places of the shards, if they have any.
+
+        For calls about runs of shards in an order of their own: calls of the runner, with the
+        blocks of a run as their last argument. Workers that came have their shards by then.
+        """
+        run = self._runner
+        return run, self._followed(run.threads)
+
     def _plan(self) -> Plan:
         """Return which shards each task is to take, and where; see that they are there."""
         threads = self._runner.threads
-        branches = self._branches(threads)
-        if self.here or self.places is None:
+        branches, places = self._branches(threads), self._followed(threads)
+        if places is None:
             return branches, None
-        self._follow(self.places, threads)
         # Who holds the middle of a branch holds most of it.
-        return branches, [self.places[(start + stop) // 2] for start, stop in branches]
+        return branches, [places[(start + stop) // 2] for start, stop in branches]
+
+    def _followed(self, threads: Mapping[Place, int]) -> list[Place] | None:
+        """Return the places of the shards, once these are there."""
+        if self.here or self.places is None:
+            return None
+        self._follow(self.places, threads)
+        return self.places
 
     def _branches(self, threads: Mapping[Place, int]) -> list[tuple[int, int]]:
         tasks = n_tasks(self.n_bytes, max(1, sum(threads.values())))

@@ -116,8 +116,8 @@ def go_on() -> None:
         part.meeting.refuse_if_ended()
 
 
-def reads_paid(shards: Shards, reads: int) -> int:
-    """Return how many reads count as ours: all, or of those that were shared, what fell to us.
+def reads_paid(shards: Shards, reads: int) -> float:
+    """Return how many reads of all rows count as ours: all, or of shared ones, what fell to us.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def reads_paid(shards: Shards, reads: int) -> int:
     return payer_of(shards)(reads)
 
 
-def payer_of(shards: Shards) -> Callable[[int], int]:
+def payer_of(shards: Shards) -> Callable[[int], float]:
     """Return what `reads_paid` does for these shards, which it does not keep."""
     if isinstance(shards, SharedShards) and shards.is_shared:
         recorder = shards.recorder
@@ -371,8 +371,7 @@ def _persist(targets: Sequence[Call]) -> tuple[Any, ...]:
     """Compute calls, with each read of rows made once, and counted for the first who needs it."""
     run = OnCluster()
     together = Together(run, targets)
-    for reads in together.reads.values():
-        reads[0].by.paid += 1
+    together.count_reads()
     results = run.persist(*together.tasks)
     run.wait(results)
     return results

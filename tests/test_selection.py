@@ -90,6 +90,26 @@ def test_the_same_bits_as_one_by_one(stored):
 
 
 @pytest.mark.usefixtures("streamed")
+def test_mini_batches_are_read_together(stored, monkeypatch):
+    monkeypatch.setattr("stackedae.memory.MIN_SHARD_BYTES", 2**9)  # several replicas
+    sae = StackedAutoEncoder(
+        7, solver="adam", epochs=1, local_steps=10, batch_size=64, random_state=0
+    )
+    settings = [{}, {"learning_rate_init": 1e-3}]
+    alone = []
+    for each in settings:
+        stored.store.n_bytes = 0
+        alone.append(told(clone(sae).set_params(**each).fit(stored)))
+    of_one, stored.store.n_bytes = stored.store.n_bytes, 0
+    models = fit_many(sae, settings, stored)
+    assert [told(model) for model in models] == alone
+    assert sum(map(bytes_read, models)) == stored.store.n_bytes == of_one
+    others = [{"local_steps": 3, "batch_size": 50}, {"solver": "lbfgs", "max_iter": 2, "tol": 0}]
+    alone[1:] = [told(clone(sae).set_params(**each).fit(stored)) for each in others]
+    assert [told(model) for model in fit_many(sae, [{}, *others], stored)] == alone
+
+
+@pytest.mark.usefixtures("streamed")
 def test_eight_settings_take_the_reads_of_one(stored):
     sae = StackedAutoEncoder(6, max_iter=4, tol=0, random_state=0)
     grid = ParameterGrid(

@@ -217,3 +217,20 @@ def most_queued(cluster):
 
 def n_queued(dask_scheduler):
     return len(dask_scheduler.queued)
+
+
+def test_who_has_which_rows_can_be_asked(cluster):
+    here = sharded(3, 4, 5)
+    run, places = here.located()
+    assert places is None
+    assert run.call("", sum, [1, 2]) == 3
+    lazy = Shards([literal("block", b) for b in here.blocks], here.rows, 1, here.dtype)
+    with cluster.as_current():
+        assert lazy.located()[1] is None
+        held = lazy.hold()
+        held.places[:] = ["tcp://gone:1"] * 3  # as if their worker were
+        run, places = held.located()
+        assert set(places) <= set(cluster.nthreads())
+        calls = [(held.blocks[1:],)]
+        (values,) = run.compute(*run.calls(NAME, np.concatenate, calls, places[1:2], [(1, 3)]))
+    assert values.ravel().tolist() == list(range(3, 12))
