@@ -13,7 +13,7 @@ import numpy as np
 
 from stackedae.cluster import Runner, cut_in_proportion
 from stackedae.costs.batches import Batch, RunningMean
-from stackedae.labelled import SomeRows, concatenated
+from stackedae.labelled import SomeRows, aside_of, concatenated
 from stackedae.layout import Vector
 from stackedae.memory import halvings, rows_per_portion_read
 from stackedae.shards import RowSource, Shards
@@ -160,7 +160,7 @@ class LocalSteps:
             sums.append(run.call(f"{name}-sums-of", _Share.sums, share))
         share, *of_rounds = run.compute(share, *sums)
         n_rows, cost = map(sum, zip(*of_rounds, strict=True))
-        return replace(share.state, epoch=state.epoch + 1), cost / n_rows
+        return replace(share.state, epoch=state.epoch + 1), cost / max(1, n_rows)
 
     @cached_property
     def _runs(self) -> list[list[tuple[int, int]]]:
@@ -244,7 +244,17 @@ class _Visit:
 
 @dataclass(frozen=True)
 class _Share:
-    """What a replica, or several together, bring back from a round."""
+    """What a replica, or several together, bring back from a round.
+
+    Parameters
+    ----------
+    state : AdamState
+        After it.
+    n_rows : int
+        Of batches that steps were taken on.
+    cost : float
+        Sum over these rows of the costs of their batches.
+    """
 
     state: AdamState
     n_rows: int = 0
@@ -257,17 +267,26 @@ class _Share:
 
 def _take_steps(plan: _Plan, share: _Share, visit: _Visit, blocks: Sequence[Any]) -> _Share:
     """Go through shards, batch by batch."""
-    steps, state, cost, n_rows = plan.steps, share.state, 0.0, 0
+    steps, state, cost, n_rows, n_visited = plan.steps, share.state, 0.0, 0, 0
     for shard, block in enumerate(blocks, start=visit.start):
         for number, rows in enumerate(_portions(block, plan.portion_rows)):
             rng = np.random.default_rng((plan.seed, visit.epoch, shard, number))
             order = rng.permutation(len(rows))
             for start, stop in _even(len(rows), steps.batch_size):
-                done = (visit.epoch + (visit.before + n_rows) / visit.of) / plan.n_epochs
+                done = (visit.epoch + (visit.before + n_visited) / visit.of) / plan.n_epochs
                 batch = rows[order[start:stop]]
+                n_visited += len(batch)
+                if not _counts(batch):
+                    continue
                 state, of_batch = steps.step(state, batch, steps.adam.rate(done))
                 n_rows, cost = n_rows + len(batch), cost + len(batch) * of_batch
     return _Share(state, n_rows, cost)
+
+
+def _counts(rows: SomeRows) -> bool:
+    """Say whether any row has a weight: of those that were left out, there may be whole shards."""
+    weight = aside_of(rows).get("weight")
+    return weight is None or bool(weight.any())
 
 
 def _portions(block: Any, n_rows: int) -> Iterator[SomeRows]:
@@ -304,6 +323,8 @@ def _averaged(run: Runner, shares: Sequence[Any]) -> Any:
 
 def _average(left: _Share, right: _Share) -> _Share:
     """Return the mean of two states, each weighted by its rows."""
+    if not left.n_rows or not right.n_rows:
+        return left if left.n_rows else right
     n_rows = left.n_rows + right.n_rows
     share = right.n_rows / n_rows
     ours, theirs = left.state, right.state

@@ -10,7 +10,8 @@ import zarr
 from hypothesis import given
 
 from stackedae.containers import cut_into_shards
-from stackedae.costs import AutoEncoderCost
+from stackedae.costs import AutoEncoderCost, ClassifierCost
+from stackedae.labelled import Labelled
 from stackedae.local_steps import BatchSteps, LocalSteps, _average, _Share, adam_on, n_replicas
 from stackedae.shards import RowSource, Shards
 from stackedae.solvers import Adam, AdamState
@@ -247,6 +248,23 @@ def test_streams_are_gone_through_in_order_at_the_full_rate():
     assert order(steps.batches) == list(range(50))
     assert [len(batch) for batch, _ in steps.batches] == [12, 13, 12, 13]
     assert {rate for _, rate in steps.batches} == {1.0}
+
+
+def test_rows_without_weight_are_no_harm():
+    rng, cost = np.random.default_rng(0), ClassifierCost((6, 3), n_classes=2)
+    X, y = rng.random((512, 6)), np.arange(512) % 2
+    weight = np.where(np.arange(512) < 300, 0.0, 1.0)  # whole shards of a replica's first ones
+    rows = Labelled(X, {"y": y, "weight": weight})
+    shards = Shards(blocks_of(rows, (32,) * 16), (32,) * 16, 6, X.dtype, held=True, here=True)
+    local = LocalSteps(replace(STEPS, cost=cost), shards, 1, 2)
+    state, told = epochs(local, 1, start(cost))
+    assert np.isfinite(state.params).all()
+    assert (state.params != start(cost)).any()
+    assert 0.5 < told[0] < 1.5  # about log 2: batches that were left out do not count
+    nothing = Labelled(X, {"y": y, "weight": np.zeros(512)})
+    shards = replace(shards, blocks=blocks_of(nothing, (32,) * 16))
+    state, told = epochs(replace(local, shards=shards), 1, start(cost))
+    assert (state.params.tobytes(), told, state.n_steps) == (start(cost).tobytes(), [0.0], 0)
 
 
 def test_epochs_lower_the_cost(X):
