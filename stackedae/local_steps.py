@@ -15,7 +15,7 @@ from stackedae.cluster import Runner, cut_in_proportion
 from stackedae.costs.batches import Batch, RunningMean
 from stackedae.labelled import SomeRows, aside_of, concatenated
 from stackedae.layout import Vector
-from stackedae.memory import halvings, rows_per_portion_read
+from stackedae.memory import MAX_SHARD_BYTES, halvings, rows_per_portion_read
 from stackedae.shards import RowSource, Shards
 from stackedae.solvers.adam import Adam, AdamState
 
@@ -109,7 +109,8 @@ class LocalSteps:
     n_epochs : int
         Epochs until the learning rate is down at 0.
     local_steps : int
-        Of a round, at least, unless an epoch has fewer.
+        Of a round, at least, unless an epoch has fewer, or their rows are more than a task should
+        have in memory.
     seed : int
         Of the order of rows.
 
@@ -169,7 +170,8 @@ class LocalSteps:
         replicas = halvings(len(rows), n_replicas(len(rows)))
         per_round = len(replicas) * self.local_steps * self.steps.batch_size
         n_rounds = max(1, self.shards.n_rows // per_round)
-        return [_runs_of(rows, *each, n_rounds) for each in replicas]
+        most = MAX_SHARD_BYTES // (self.shards.n_features * self.shards.dtype.itemsize)
+        return [_runs_of(rows, *each, n_rounds, most) for each in replicas]
 
     def _rounds(self, epoch: int) -> Iterator[list[_Visit]]:
         """Yield what replicas visit, round by round; one that has no more rows sits out."""
@@ -201,10 +203,24 @@ def n_replicas(n_shards: int) -> int:
     return int(2 ** int(math.log2(max(1.0, math.sqrt(n_shards) / 2))))
 
 
-def _runs_of(rows: Sequence[int], start: int, stop: int, n_runs: int) -> list[tuple[int, int]]:
-    """Cut shards from `start` to `stop` into runs of about as many rows, none of which is empty."""
+def _runs_of(
+    rows: Sequence[int], start: int, stop: int, n_runs: int, most: int
+) -> list[tuple[int, int]]:
+    """Cut shards from `start` to `stop` into runs of about as many rows, none of which is empty.
+
+    Those of more rows than `most` are halved, for tasks have all rows of a run in memory.
+    """
     borders = cut_in_proportion(rows[start:stop], [1] * min(n_runs, stop - start))
-    return [(start + a, start + b) for a, b in pairwise(borders) if b > a]
+    runs = ((start + a, start + b) for a, b in pairwise(borders) if b > a)
+    return [part for run in runs for part in _halved(rows, *run, most)]
+
+
+def _halved(rows: Sequence[int], start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """Halve a run of shards until no part has more rows, but for single shards."""
+    if stop - start == 1 or sum(rows[start:stop]) <= most:
+        return [(start, stop)]
+    middle = (start + stop) // 2
+    return [*_halved(rows, start, middle, most), *_halved(rows, middle, stop, most)]
 
 
 def _rows_of_a_portion(shards: Shards) -> int:

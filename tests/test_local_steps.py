@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import dask
@@ -9,6 +9,7 @@ import pytest
 import zarr
 from hypothesis import given
 
+from stackedae.cluster import Here
 from stackedae.containers import cut_into_shards
 from stackedae.costs import AutoEncoderCost, ClassifierCost
 from stackedae.labelled import Labelled
@@ -81,13 +82,11 @@ def test_workers_give_the_same_bits_held_or_streamed(X, tmp_path, cluster, monke
         assert bits(epochs(LocalSteps(STEPS, held, 2, 3), 1)[0]) == expected
 
 
-@dataclass(frozen=True)
 class Seen:
     """Steps that note which rows they were taken on, and at which rate, and do nothing else."""
 
-    batches: list
-    adam: Adam = Adam(1.0)
-    batch_size: int = 16
+    def __init__(self):
+        self.batches, self.adam, self.batch_size = [], Adam(1.0), 16
 
     def step(self, state, rows, rate):
         self.batches.append((rows[:, 0].tolist(), rate))
@@ -96,7 +95,7 @@ class Seen:
 
 def visits(sizes, n_epochs=2, **settings):
     """Batches of every epoch, and the costs that were told."""
-    steps, told = Seen([]), []
+    steps, told = Seen(), []
     shards = sharded(np.arange(sum(sizes))[:, None], sizes)
     local = LocalSteps(steps, shards, n_epochs, **settings)
     state, ends = local.init(np.zeros(1)), [0]
@@ -173,6 +172,37 @@ def test_one_replica_is_a_plain_loop(X):
     assert costs == pytest.approx(expected, rel=1e-14)
 
 
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    st.integers(8, 2000),
+    st.sampled_from([1, 3, 10**9]),
+)
+def test_no_task_gathers_more_than_a_large_shard(sizes, most, local_steps):
+    taken = []
+
+    class Gathering(Here):
+        def calls(self, name, function, arguments, places=None, shards=None):
+            every = list(arguments)
+            taken.extend([len(block) for block in blocks] for *_, blocks in every)
+            return super().calls(name, function, every, places, shards)
+
+    shards = sharded(np.arange(sum(sizes))[:, None], sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stackedae.local_steps.MAX_SHARD_BYTES", 8 * most)
+        patch.setattr(Shards, "located", lambda shards: (Gathering(), None))
+        LocalSteps(Seen(), shards, 1, local_steps).epoch(Adam().init(np.zeros(1)))
+    assert sum(map(sum, taken)) == sum(sizes)
+    assert all(len(visit) == 1 or sum(visit) <= most for visit in taken)
+
+
+def test_rounds_are_no_shorter_than_memory_makes_them():
+    shards, bytes_of_shard = sharded(np.zeros((640, 8)), (10,) * 64), 10 * 8 * 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stackedae.local_steps.MAX_SHARD_BYTES", 4 * bytes_of_shard)
+        runs = LocalSteps(STEPS, shards, 1, 10**9)._runs
+    assert [[stop - start for start, stop in of_replica] for of_replica in runs] == [[4] * 4] * 4
+
+
 def test_replicas_start_from_one_state_and_meet_at_its_mean(X):
     sizes = (32,) * 16
     local = LocalSteps(STEPS, sharded(X[:512], sizes), 1, local_steps=1000)
@@ -241,7 +271,7 @@ def test_steps_may_be_taken_in_other_coordinates(X):
 
 
 def test_streams_are_gone_through_in_order_at_the_full_rate():
-    steps = Seen([])
+    steps = Seen()
     rows = np.arange(50)[:, None]
     state = AdamState(np.zeros(1), np.zeros(1), np.zeros(1), epoch=3)
     assert adam_on(steps, state, rows) is state
