@@ -102,6 +102,18 @@ def kill(client, n=1, with_what=signal.SIGKILL):
         os.kill(pid, with_what)
 
 
+def kill_at_work(client):
+    """Kill a worker as soon as it has something to do."""
+    scheduler = client.cluster.scheduler
+
+    def wait_and_kill():
+        while not any(worker.processing for worker in list(scheduler.workers.values())):
+            time.sleep(0.0005)
+        kill(client)
+
+    threading.Thread(target=wait_and_kill).start()
+
+
 def at(iteration, act, layer=0, phase="full"):
     """A callback that acts once, after an iteration over all rows."""
     done = []
@@ -412,7 +424,7 @@ def test_a_task_that_kills_its_workers(stored, undisturbed):
     """Every worker dies in the middle of an evaluation: KilledWorker, in our words."""
     none_allowed = {"distributed.scheduler.allowed-failures": 0, "stackedae.memory": "1MB"}
     with workers(1, none_allowed) as client, dask.config.set(none_allowed):
-        act = at(3, lambda: threading.Timer(0.01, lambda: kill(client)).start())
+        act = at(3, lambda: kill_at_work(client))
         message = (
             r"stackedae-[a-z-]+( of shards? \d[\d to]*)?: 1 worker died over it, the last of them "
             r"tcp://127.*for lack of memory.*Training stood in layer 0, phase 'full', after "
