@@ -58,7 +58,7 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     corruption: Any
     tied: bool
     fine_tune: bool
-    fine_tune_alpha: float | None
+    fine_tune_alpha: float | Sequence[float] | None
     solver: str
     batching: str
     max_iter: int
@@ -477,15 +477,30 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return settings
 
     def _stack_settings(self, layers: Sequence[LayerSettings]) -> StackSettings:
-        alpha = layers[0].alpha
-        if self.fine_tune_alpha is not None:
-            alpha = _as_float("fine_tune_alpha", self.fine_tune_alpha)
-            if not 0 <= alpha < np.inf:
-                raise ArgumentError(
-                    "fine_tune_alpha", alpha, "is not a finite weight", "pass 0 or more"
-                )
         start = self.layers_ if self.warm_start and hasattr(self, "layers_") else ()
-        return StackSettings(layers, bool(self.fine_tune), alpha, start)
+        alphas = self._fine_tune_alphas(layers)
+        return StackSettings(layers, bool(self.fine_tune), alphas, start)
+
+    def _fine_tune_alphas(self, layers: Sequence[LayerSettings]) -> tuple[float, ...]:
+        """Return the decay of every matrix of all layers together."""
+        value: Any = layers[0].alpha if self.fine_tune_alpha is None else self.fine_tune_alpha
+        n_matrices = self._n_matrices(len(layers))
+        values = list(value) if np.iterable(value) else [value] * n_matrices
+        if len(values) != n_matrices:
+            raise ArgumentError(
+                "fine_tune_alpha",
+                value,
+                f"has {len(values)} values for {n_matrices} matrices",
+                "pass one for all, or one for each from the data on",
+            )
+        alphas = tuple(_as_float("fine_tune_alpha", each) for each in values)
+        if not all(0 <= alpha < np.inf for alpha in alphas):
+            raise ArgumentError("fine_tune_alpha", value, "is no finite weight", "pass 0 or more")
+        return alphas
+
+    def _n_matrices(self, n_layers: int) -> int:
+        """Return how many matrices all layers together have: encoders, and decoders."""
+        return 2 * n_layers
 
     def _per_layer(self, name: str, n_layers: int) -> Sequence[Any]:
         value: Any = getattr(self, name)

@@ -73,8 +73,9 @@ class StackedAutoEncoder(BaseStack):
     fine_tune : bool, default=False
         Whether all layers are trained together in the end, from the data through all encoders and
         decoders and back to the data; without sparsity term.
-    fine_tune_alpha : float or None, default=None
-        Weight decay then; that of the first layer if None.
+    fine_tune_alpha : float, sequence of float or None, default=None
+        Weight decay then, or one for each matrix: encoders from the data up, and decoders back;
+        that of the first layer if None.
     solver : {"lbfgs", "gd", "adam"}, default="lbfgs"
         L-BFGS, preconditioned by the covariance of the layer's input; plain gradient descent; or
         Adam on mini-batches. See :doc:`/method` for which to take.
@@ -224,7 +225,7 @@ class StackedAutoEncoder(BaseStack):
         corruption: Any = 0.0,
         tied: bool = False,
         fine_tune: bool = False,
-        fine_tune_alpha: float | None = None,
+        fine_tune_alpha: float | Sequence[float] | None = None,
         solver: str = "lbfgs",
         batching: str = "progressive",
         max_iter: int = 400,

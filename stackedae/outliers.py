@@ -87,7 +87,7 @@ class StackedAutoEncoderOutlierDetector(OutlierMixin, StackedAutoEncoder):
         corruption: Any = 0.0,
         tied: bool = False,
         fine_tune: bool = False,
-        fine_tune_alpha: float | None = None,
+        fine_tune_alpha: float | Sequence[float] | None = None,
         contamination: float = 0.1,
         solver: str = "lbfgs",
         batching: str = "progressive",

@@ -40,7 +40,7 @@ class _Supervised(BaseStack):
         corruption: Any = 0.0,
         tied: bool = False,
         fine_tune: bool = True,
-        fine_tune_alpha: float | None = None,
+        fine_tune_alpha: float | Sequence[float] | None = None,
         solver: str = "lbfgs",
         batching: str = "progressive",
         max_iter: int = 400,
@@ -95,6 +95,10 @@ class _Supervised(BaseStack):
 
     def __sklearn_is_fitted__(self) -> bool:
         return getattr(self, "_head", None) is not None
+
+    def _n_matrices(self, n_layers: int) -> int:
+        """Return how many matrices all layers together have: encoders, and the head."""
+        return n_layers + 1
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -151,8 +155,9 @@ class StackedAutoEncoderClassifier(ClassifierMixin, _Supervised):
     fine_tune : bool, default=True
         Whether layers and softmax are trained together in the end; else layers stay as they were
         learned without labels.
-    fine_tune_alpha : float or None, default=None
-        Weight decay α of the softmax, and of all together; that of the first layer if None.
+    fine_tune_alpha : float, sequence of float or None, default=None
+        Weight decay α of the softmax, and of all together, or one for each matrix from the data up,
+        that of the softmax last; that of the first layer if None.
     class_weight : dict, "balanced" or None, default=None
         What samples of a class count: a number for each class; or numbers that make up for how many
         of each there are; 1 if None.
@@ -216,7 +221,7 @@ class StackedAutoEncoderClassifier(ClassifierMixin, _Supervised):
         corruption: Any = 0.0,
         tied: bool = False,
         fine_tune: bool = True,
-        fine_tune_alpha: float | None = None,
+        fine_tune_alpha: float | Sequence[float] | None = None,
         class_weight: Any = None,
         solver: str = "lbfgs",
         batching: str = "progressive",
@@ -429,8 +434,9 @@ class StackedAutoEncoderRegressor(RegressorMixin, _Supervised):
         How layers are trained alone, and what their input is in the end; see `StackedAutoEncoder`.
     fine_tune : bool, default=True
         Whether layers and head are trained together in the end.
-    fine_tune_alpha : float or None, default=None
-        Weight decay α of the head, and of all together; that of the first layer if None.
+    fine_tune_alpha : float, sequence of float or None, default=None
+        Weight decay α of the head, and of all together, or one for each matrix from the data up,
+        that of the head last; that of the first layer if None.
     solver, batching, max_iter, tol, epochs, batch_size, learning_rate_init, local_steps
         See `StackedAutoEncoder`; they hold for what is on top of layers likewise.
     validation, n_iter_no_change, dtype, missing

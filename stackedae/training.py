@@ -67,15 +67,15 @@ class StackSettings:
         From the data up.
     fine_tune : bool
         Whether to train all together in the end.
-    alpha : float
-        Weight decay where all are trained together, and of a head.
+    alphas : tuple of float
+        Weight decay of every matrix where all are trained together; the last is that of a head.
     start : sequence of Layer
         Where layers begin that were trained before.
     """
 
     layers: Sequence[LayerSettings]
     fine_tune: bool
-    alpha: float
+    alphas: tuple[float, ...]
     start: Sequence[Layer] = ()
 
     @property
@@ -254,7 +254,7 @@ class _Training:
         index, stack = len(self.settings.layers), Stack(self.progress.layers)
         if self.progress.head is not None:
             return
-        cost = targets.cost((self.settings.layers[-1].n_hidden,), alpha=self.settings.alpha)
+        cost = targets.cost((self.settings.layers[-1].n_hidden,), alpha=self.settings.alphas[-1])
         rows = held_if_they_fit(replace(data, shards=encoded(data.shards, stack)), cost)
         if held_out is not None:
             held_out = held_if_few(encoded(held_out, stack), cost)
@@ -281,7 +281,7 @@ class _Training:
         sizes = (layers[0].cost.n_features, *(layer.cost.n_hidden for layer in layers))
         common: dict[str, Any] = {
             "activation": tuple(layer.cost.activation for layer in layers),
-            "alpha": self.settings.alpha,
+            "alpha": self.settings.alphas,
             "fill": layers[0].cost.fill,
         }
         noise = self.settings.layers[0].corruption

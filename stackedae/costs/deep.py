@@ -13,6 +13,7 @@ from stackedae.costs.network_cost import (
     activations_of,
     check_hyper_parameters,
     encoder_of,
+    metric_of,
 )
 from stackedae.costs.preconditioner import Factor, Role, variances_of, widened
 from stackedae.layout import Array, Layout, Vector
@@ -44,8 +45,9 @@ class DeepCost(NetworkCost):
     output_activation : str or tuple of str
         The functions :math:`g_1 … g_k`, or one for all. Both are counted from the data up: the
         decoder that reconstructs the input of layer l uses :math:`g_l`.
-    alpha : float
-        Weight decay; biases are not decayed, and alpha is not divided by the number of rows.
+    alpha : float or tuple of float
+        Weight decay α, or one for each of W1, …, Wk, V1, …, Vk; biases are not decayed, and alpha
+        is not divided by the number of rows.
     tied : bool
         Whether :math:`V_j = W_{k+1-j}^T`. J is the same, each matrix being decayed in both roles.
     corruption : Corruption or None
@@ -88,7 +90,7 @@ class DeepCost(NetworkCost):
     layer_sizes: tuple[int, ...]
     activation: str | tuple[str, ...] = "logistic"
     output_activation: str | tuple[str, ...] = "logistic"
-    alpha: float = 1e-4
+    alpha: float | tuple[float, ...] = 1e-4
     tied: bool = False
     corruption: Corruption | None = None
     fill: tuple[float, ...] = ()
@@ -149,10 +151,10 @@ class DeepCost(NetworkCost):
         return tuple(map(self._tied_factor, range(self._n_layers), moments, reversed(moments)))
 
     def _tied_factor(self, index: int, below: Moments, above: Moments) -> Factor:
-        encoder, decoder = self.chain[index], self.chain[-1 - index]
+        encoder, decoder, alpha = self.chain[index], self.chain[-1 - index], self.alphas[index]
         variance = float(variances_of(above.covariance).mean())
         roles = Role(encoder.bias, below.mean), Role(decoder.bias, above.mean, transposed=True)
-        return Factor(encoder.matrix, widened(self._metric(below), variance), roles)
+        return Factor(encoder.matrix, widened(metric_of(below, alpha), variance), roles)
 
     def decode(self, params: Array, A: Array) -> Array:
         """Return what features A of the last hidden layer stand for, (n_rows, n_features)."""

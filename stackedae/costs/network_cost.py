@@ -45,7 +45,7 @@ class NetworkCost(ABC):
 
     layer_sizes: tuple[int, ...]
     activation: str | tuple[str, ...]
-    alpha: float
+    alpha: float | tuple[float, ...]
     corruption: Corruption | None
     fill: tuple[float, ...]
 
@@ -83,6 +83,13 @@ class NetworkCost(ABC):
     def _folded(self, G: dict[str, Array]) -> dict[str, Array]:
         """Return the gradient in the parameters, from that in those of every layer."""
         return G
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """Weight decay of the matrix of every layer of the chain."""
+        if isinstance(self.alpha, tuple | list):
+            return tuple(self.alpha)
+        return (self.alpha,) * len(self.chain)
 
     @property
     def n_features(self) -> int:
@@ -186,13 +193,9 @@ class NetworkCost(ABC):
 
     def _factors(self, moments: Sequence[Moments]) -> tuple[Factor, ...]:
         return tuple(
-            Factor(layer.matrix, self._metric(of), (Role(layer.bias, of.mean),))
-            for layer, of in zip(self.chain, moments, strict=True)
+            Factor(layer.matrix, metric_of(of, alpha), (Role(layer.bias, of.mean),))
+            for layer, of, alpha in zip(self.chain, moments, self.alphas, strict=True)
         )
-
-    def _metric(self, moments: Moments) -> Vector:
-        """Return the curvature along inputs, with that of decay: all there is if none varies."""
-        return widened(regularised(moments.covariance), self.alpha)
 
     def flops(self, n_rows: int) -> float:
         """Return the floating-point operations of `chunk_sums`.
@@ -288,10 +291,10 @@ class NetworkCost(ABC):
             raise DataError("All rows have the weight 0; pass a weight above 0 for some.")
         gradient = {name: S[name] / weight for name, _ in self._chain_layout.shapes}
         decay = 0.0
-        for layer in self.chain:
+        for layer, alpha in zip(self.chain, self.alphas, strict=True):
             W = P[layer.matrix]
-            decay += self.alpha / 2 * float(np.vdot(W, W))
-            gradient[layer.matrix] += self.alpha * W
+            decay += alpha / 2 * float(np.vdot(W, W))
+            gradient[layer.matrix] += alpha * W
         terms = self._terms(float(S["loss"]) / weight, decay)
         activations = [S[layer.activation] for layer in self.chain if layer.activation]
         return Evaluation(
@@ -301,6 +304,11 @@ class NetworkCost(ABC):
             means={"activations": np.concatenate([np.zeros(0), *activations]) / weight},
             n_rows=n_rows,
         )
+
+
+def metric_of(moments: Moments, alpha: float) -> Vector:
+    """Return the curvature along inputs, with that of decay: all there is if none varies."""
+    return widened(regularised(moments.covariance), alpha)
 
 
 def encoder_of(cost: NetworkCost) -> tuple[Affine, ...]:
@@ -366,7 +374,14 @@ def check_hyper_parameters(cost: NetworkCost, *, fewest_sizes: int) -> None:
             "pass the number of features and of units of each hidden layer, 1 or more",
         )
     activations_of("activation", cost.activation, len(sizes) - 1)
-    if not 0 <= cost.alpha < math.inf:
+    if len(cost.alphas) != len(cost.chain):
+        raise ArgumentError(
+            "alpha",
+            cost.alpha,
+            f"has {len(cost.alphas)} values for {len(cost.chain)} matrices",
+            "pass one for each, or one for all",
+        )
+    if not all(0 <= alpha < math.inf for alpha in cost.alphas):
         raise ArgumentError("alpha", cost.alpha, "is not a finite weight", "pass 0 or more")
     if fill and len(fill) != cost.n_features:
         raise ArgumentError(

@@ -37,8 +37,9 @@ class RegressorCost(SupervisedCost):
         Numbers to predict, c.
     activation : str or tuple of str
         The functions :math:`f_1 … f_k`, or one for all: "logistic", "tanh", "relu" or "identity".
-    alpha : float
-        Weight decay; biases are not decayed, and alpha is not divided by the number of rows.
+    alpha : float or tuple of float
+        Weight decay α, or one for each of W1, …, Wk, S; biases are not decayed, and alpha is not
+        divided by the number of rows.
     corruption : Corruption or None
         What is done to rows before they go in, the missing entries filled.
     fill : tuple of float
@@ -71,7 +72,7 @@ class RegressorCost(SupervisedCost):
     layer_sizes: tuple[int, ...]
     n_outputs: int
     activation: str | tuple[str, ...] = "logistic"
-    alpha: float = 1e-4
+    alpha: float | tuple[float, ...] = 1e-4
     corruption: Corruption | None = None
     fill: tuple[float, ...] = ()
 

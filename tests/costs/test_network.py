@@ -89,7 +89,8 @@ def reference(cost, params, X, *, y=None, weight=None, row=None):
             losses = logsumexp(z, axis=1) - z[np.arange(len(z)), y]
         else:
             losses = 0.5 * ((z - y.reshape(len(z), -1)) ** 2).sum(axis=1)
-    decay = cost.alpha / 2 * sum((W**2).sum() for W in matrices)
+    alphas = cost.alpha if isinstance(cost.alpha, tuple) else (cost.alpha,) * len(matrices)
+    decay = sum(a / 2 * (W**2).sum() for a, W in zip(alphas, matrices, strict=True))
     return {
         "cost": np.average(losses, weights=weight) + decay,
         "decay": decay,
@@ -131,6 +132,20 @@ def test_cost_is_the_definition_and_gradient_its_slope(
     assert evaluation.terms["decay"] == pytest.approx(expected["decay"], rel=1e-13)
     assert evaluation.means["activations"] == pytest.approx(expected["activations"], rel=1e-13)
     assert evaluation.n_rows == 15
+    slopes = slopes_of(lambda p: reference(cost, p, X, **known)["cost"], params)
+    assert np.linalg.norm(evaluation.gradient - slopes) < 1e-7 * np.linalg.norm(slopes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_matrix_may_have_a_decay_of_its_own(kind):
+    n_matrices = 4 if kind in ("deep", "tied") else 3
+    cost = cost_of(kind, alpha=(0.0, 0.3, 1e-3, 0.2)[:n_matrices])
+    X, known = rows_for(cost, 15)
+    params = params_for(cost)
+    evaluation = evaluate(cost, params, X, **known)
+    expected = reference(cost, params, X, **known)
+    assert evaluation.cost == pytest.approx(expected["cost"], rel=1e-13)
+    assert evaluation.terms["decay"] == pytest.approx(expected["decay"], rel=1e-13)
     slopes = slopes_of(lambda p: reference(cost, p, X, **known)["cost"], params)
     assert np.linalg.norm(evaluation.gradient - slopes) < 1e-7 * np.linalg.norm(slopes)
 
@@ -308,6 +323,7 @@ def test_weights_start_within_bounds_and_differ(kind):
         ({"activation": ("tanh",)}, r"activation=\('tanh',\) has 1 names for 2 layers; pass one"),
         ({"alpha": -1.0}, "alpha=-1.0 is not a finite weight; pass 0 or more"),
         ({"alpha": np.nan}, "alpha=nan is not a finite weight"),
+        ({"alpha": (1.0, 2.0)}, r"alpha=\(1\.0, 2\.0\) has 2 values for [34] matrices; pass one"),
         ({"fill": (1.0, 2.0)}, r"fill=\(1\.0, 2\.0\) has 2 values for 5 features; pass one"),
         ({"fill": (0.0, np.inf, 0.0, 1.0, 0.0)}, "fill=.* is not finite everywhere"),
     ],
