@@ -17,7 +17,16 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "preconditioner.md", "missing.md", "peers-*.md", "engine-*.md"]
+exclude_patterns = [
+    "_build",
+    "preconditioner.md",
+    "missing.md",
+    "few-labels.md",
+    "denoising.md",
+    "adam.md",
+    "peers-*.md",
+    "engine-*.md",
+]
 templates_path = ["_templates"]
 nitpicky = False
 
@@ -36,7 +45,7 @@ numpydoc_validation_exclude = {
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"\.py$",
+    "filename_pattern": r"(?<!mnist)\.py$",
     "download_all_examples": False,
     "show_memory": False,
     "min_reported_time": 1e9,

@@ -67,7 +67,8 @@ class StackedAutoEncoder(BaseStack):
         Noise in the input of each layer, which it learns to undo: the share of entries that are
         set to 0, or ``("gaussian", σ)`` for normal noise of standard deviation σ that is added. It
         depends on `random_state`, the number of the sample and the layer alone, so that what is
-        minimised does not change. `transform` and all that reconstructs see samples as they are.
+        minimised does not change ("adam" has new noise in every epoch). `transform` and all that
+        reconstructs see samples as they are.
     tied : bool, default=False
         Whether decoders are encoders transposed, W2 = W1ᵀ.
     fine_tune : bool, default=False

@@ -51,6 +51,14 @@ class BatchSteps:
     batch_size: int
     coordinates: Coordinates | None = None
 
+    def in_epoch(self, epoch: int) -> BatchSteps:
+        """Return the steps of an epoch: each has noise of its own, if there is any."""
+        noise = getattr(self.cost, "corruption", None)
+        if noise is None:
+            return self
+        noise = replace(noise, phase=noise.phase + (epoch << 32))
+        return replace(self, cost=replace(self.cost, corruption=noise))
+
     def step(self, state: AdamState, rows: SomeRows, rate: float) -> tuple[AdamState, float]:
         """Return the state after a step on one batch, and the cost of the batch before."""
         running = RunningMean(state.means, state.n_averaged)
@@ -146,7 +154,8 @@ class LocalSteps:
         """
         name, shards = "stackedae-local-steps", self.shards
         run, places = shards.located()
-        plan = _Plan(self.steps, self.n_epochs, self.seed, _rows_of_a_portion(shards))
+        steps = self.steps.in_epoch(state.epoch)
+        plan = _Plan(steps, self.n_epochs, self.seed, _rows_of_a_portion(shards))
         sent = run.send(f"{name}-parameters", plan)
         share: Any = run.send(f"{name}-state", _Share(state))
         sums = []

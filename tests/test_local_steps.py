@@ -14,6 +14,7 @@ from stackedae.containers import cut_into_shards
 from stackedae.costs import AutoEncoderCost, ClassifierCost
 from stackedae.labelled import Labelled
 from stackedae.local_steps import BatchSteps, LocalSteps, _average, _Share, adam_on, n_replicas
+from stackedae.noise import Corruption
 from stackedae.shards import RowSource, Shards
 from stackedae.solvers import Adam, AdamState
 
@@ -87,6 +88,9 @@ class Seen:
 
     def __init__(self):
         self.batches, self.adam, self.batch_size = [], Adam(1.0), 16
+
+    def in_epoch(self, epoch):
+        return self
 
     def step(self, state, rows, rate):
         self.batches.append((rows[:, 0].tolist(), rate))
@@ -304,3 +308,20 @@ def test_epochs_lower_the_cost(X):
     exact = COST.evaluate(state.params, X.astype(float))
     assert costs[-1] == pytest.approx(exact.cost, rel=0.1)
     assert state.means == pytest.approx(exact.means["activations"], abs=0.01)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_noise_is_new_in_every_epoch(X, epoch):
+    """One step on all rows has the gradient for the noise of its epoch."""
+    cost = AutoEncoderCost(6, 4, corruption=Corruption("masking", 0.4, seed=7, phase=3))
+    rows = Labelled(X, {"row": np.arange(N)})
+    shards = Shards([rows], (N,), 6, X.dtype, held=True, here=True)
+    steps = BatchSteps(cost, Adam(0.02), batch_size=N)
+    state = replace(steps.adam.init(start(cost)), epoch=epoch)
+    _, reported = LocalSteps(steps, shards, 3).epoch(state)
+    of_epoch = replace(cost, corruption=replace(cost.corruption, phase=3 + epoch * 2**32))
+    expected = of_epoch.evaluate(start(cost).astype("f4"), X, row=np.arange(N)).cost
+    assert reported == pytest.approx(expected, rel=1e-6)
+    if epoch:
+        other = cost.evaluate(start(cost).astype("f4"), X, row=np.arange(N)).cost
+        assert abs(reported - other) > 1e-4 * other
