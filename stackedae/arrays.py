@@ -205,6 +205,23 @@ POOL = Pool()
 """What this process lends."""
 
 
+def add_scaled(
+    out: np.ndarray[Any, Any], values: np.ndarray[Any, Any], factor: float | np.ndarray[Any, Any]
+) -> None:
+    """Add ``factor * values`` to `out`, the product in memory that is lent.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stackedae.arrays import add_scaled
+    >>> out = np.ones(2)
+    >>> add_scaled(out, np.array([1.0, 2.0]), 10.0)
+    >>> out
+    array([11., 21.])
+    """
+    out += np.multiply(values, factor, out=POOL.empty(values.shape, out.dtype))
+
+
 class _Lent:
     """What an array in lent memory refers to, and all its views do."""
 

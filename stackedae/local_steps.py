@@ -66,13 +66,12 @@ class BatchSteps:
         gradient = batch.evaluation.gradient
         if self.coordinates is not None:
             gradient = self.coordinates.gradient(gradient)
-        moved = self.adam.step(state, gradient, rate)
-        step = moved.params - state.params
+        moved, step = self.adam.moments(state, gradient, rate)
         if self.coordinates is not None:
             step = self.coordinates.step(step)
-            moved = replace(moved, params=state.params + step)
         running = batch.after(step)
-        moved = replace(moved, means=running.means, n_averaged=running.n_rows)
+        step += state.params  # in its memory, for nobody needs it any more
+        moved = replace(moved, params=step, means=running.means, n_averaged=running.n_rows)
         return moved, batch.evaluation.cost
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stackedae.arrays import AnyArray, filled
+from stackedae.arrays import POOL, AnyArray, add_scaled, filled
 from stackedae.costs.activations import ACTIVATIONS, Activation
 from stackedae.costs.coordinates import AffineMap, CentredCoordinates, width_of
 from stackedae.costs.kernel import Kernel
@@ -580,24 +580,28 @@ class AutoEncoderCost:
         if not total > 0:
             raise DataError(f"The weights of X add up to {total}: pass some that are positive.")
         mean_activations = (S["activation"] if activation is None else activation) / total
-        G = {name: S[name] / total for name, _ in self._untied_layout.shapes}
+        gradient = POOL.empty((self._untied_layout.size,), np.float64)
+        G = self._untied_layout.unpack(gradient)
+        for name, each in G.items():
+            np.divide(S[name], total, out=each)
         terms = {
             "reconstruction": float(S["squared_error"]) / (2 * total),
             "decay": self.alpha / 2 * float(np.vdot(P["W1"], P["W1"]) + np.vdot(P["W2"], P["W2"])),
             "sparsity": 0.0,
         }
         for name in ("W1", "W2"):
-            G[name] += self.alpha * P[name]
+            add_scaled(G[name], P[name], self.alpha)
         if self._sparse:
             terms["sparsity"], slope = self._divergence(mean_activations)
             if activation is None:
-                G["W1"] += slope[:, None] * S["slope_x"] / total
+                add_scaled(G["W1"], S["slope_x"], (slope / total)[:, None])
                 G["b1"] += slope * S["slope"] / total
         if self.tied:
             G["W1"] += G.pop("W2").T
+            gradient = self.layout.pack(G)
         return Evaluation(
             cost=sum(terms.values()),
-            gradient=self.layout.pack(G),
+            gradient=gradient,
             terms=terms,
             means={"activations": mean_activations.astype(np.float64)},
             n_rows=n_rows,

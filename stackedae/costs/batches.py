@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stackedae.arrays import arithmetic_dtype
+from stackedae.arrays import POOL, arithmetic_dtype
 from stackedae.costs.activations import ACTIVATIONS
 from stackedae.evaluation import Evaluation
 from stackedae.labelled import SomeRows, features_in, known_to
@@ -96,7 +96,9 @@ class Batch:
             Before it.
         """
         X = features_in(rows)
-        kernel = cost.kernel(params.astype(arithmetic_dtype(X)), X)
+        rounded = POOL.empty(params.shape, arithmetic_dtype(X))
+        rounded[...] = params
+        kernel = cost.kernel(rounded, X)
         sums = kernel.chunk_sums(X, **known_to(cost, rows))
         if _is_sparse(cost):
             S = cost.sums_layout.unpack(sums)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stackedae.arrays import POOL
 from stackedae.layout import Layout, Vector
 from stackedae.moments import Moments
 
@@ -84,18 +85,19 @@ class CentredCoordinates:
 
     def gradient(self, gradient: Vector) -> Vector:
         """Return the gradient in these coordinates, of one in the parameters."""
-        ours = gradient.copy()
+        ours = _lent_copy(gradient)
         G = self.layout.unpack(ours)
         for each in self.maps:
             W, b = G[each.weights], G[each.bias]
-            W -= np.multiply.outer(b, each.mean)
+            shift = POOL.empty(W.shape, np.float64)
+            W -= np.multiply.outer(b, each.mean, out=shift)
             W *= each.output_width / each.input_width
             b *= each.output_width
         return ours
 
     def step(self, step: Vector) -> Vector:
         """Return what a step in these coordinates is in the parameters."""
-        theirs = step.copy()
+        theirs = _lent_copy(step)
         P = self.layout.unpack(theirs)
         for each in self.maps:
             W, b = P[each.weights], P[each.bias]
@@ -103,3 +105,9 @@ class CentredCoordinates:
             b *= each.output_width
             b -= W @ each.mean
         return theirs
+
+
+def _lent_copy(vector: Vector) -> Vector:
+    copy: Vector = POOL.empty(vector.shape, np.float64)
+    copy[...] = vector
+    return copy

@@ -140,9 +140,12 @@ class DeepCost(NetworkCost):
     def _unrolled(self, P: dict[str, Array]) -> dict[str, Array]:
         return P | {decoder: P[encoder].T for decoder, encoder in self._tied.items()}
 
-    def _folded(self, G: dict[str, Array]) -> dict[str, Array]:
+    def _folded(self, gradient: Vector) -> Vector:
+        if not self.tied:
+            return gradient
+        G = self._chain_layout.unpack(gradient)
         both = {encoder: G[encoder] + G[decoder].T for decoder, encoder in self._tied.items()}
-        return {name: both.get(name, G[name]) for name, _ in self.layout.shapes}
+        return self.layout.pack({name: both.get(name, G[name]) for name, _ in self.layout.shapes})
 
     def _factors(self, moments: Sequence[Moments]) -> tuple[Factor, ...]:
         """Return what is known of the inputs of every matrix, those of both roles if tied."""

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from stackedae.arrays import AnyArray, filled
+from stackedae.arrays import POOL, AnyArray, add_scaled, filled
 from stackedae.costs.activations import ACTIVATIONS, Activation
 from stackedae.costs.coordinates import AffineMap, CentredCoordinates, width_of
 from stackedae.costs.network import Affine, Known, Loss, NetworkKernel, affine, sums_layout_of
@@ -80,9 +80,9 @@ class NetworkCost(ABC):
         """Return the parameters of every layer of the chain."""
         return P
 
-    def _folded(self, G: dict[str, Array]) -> dict[str, Array]:
+    def _folded(self, gradient: Vector) -> Vector:
         """Return the gradient in the parameters, from that in those of every layer."""
-        return G
+        return gradient
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -289,17 +289,20 @@ class NetworkCost(ABC):
             raise DataError("X has no rows: a cost needs at least one; pass more data.")
         if not weight > 0:
             raise DataError("All rows have the weight 0; pass a weight above 0 for some.")
-        gradient = {name: S[name] / weight for name, _ in self._chain_layout.shapes}
+        gradient = POOL.empty((self._chain_layout.size,), np.float64)
+        G = self._chain_layout.unpack(gradient)
+        for name, slope in G.items():
+            np.divide(S[name], weight, out=slope)
         decay = 0.0
         for layer, alpha in zip(self.chain, self.alphas, strict=True):
             W = P[layer.matrix]
             decay += alpha / 2 * float(np.vdot(W, W))
-            gradient[layer.matrix] += alpha * W
+            add_scaled(G[layer.matrix], W, alpha)
         terms = self._terms(float(S["loss"]) / weight, decay)
         activations = [S[layer.activation] for layer in self.chain if layer.activation]
         return Evaluation(
             cost=sum(terms.values()),
-            gradient=self.layout.pack(self._folded(gradient)),
+            gradient=self._folded(gradient),
             terms=terms,
             means={"activations": np.concatenate([np.zeros(0), *activations]) / weight},
             n_rows=n_rows,

@@ -132,6 +132,15 @@ class Adam:
         -------
         AdamState
         """
+        moved, step = self.moments(state, gradient, rate)
+        step += state.params
+        return replace(moved, params=step)
+
+    def moments(self, state: AdamState, gradient: Vector, rate: float) -> tuple[AdamState, Vector]:
+        """Return the state after one step but for its parameters, and the step that they take.
+
+        See `step`; for steps that are not taken as they are.
+        """
         n_steps = state.n_steps + 1
         first = _kept(state.first, self.beta_1)
         second = _kept(state.second, self.beta_2)
@@ -147,8 +156,7 @@ class Adam:
         scratch += self.epsilon * root
         np.divide(first, scratch, out=scratch)
         scratch *= -rate * root / (1 - self.beta_1**n_steps)
-        scratch += state.params
-        return replace(state, params=scratch, first=first, second=second, n_steps=n_steps)
+        return replace(state, first=first, second=second, n_steps=n_steps), scratch
 
 
 def _kept(moment: Vector, share: float) -> Vector:
