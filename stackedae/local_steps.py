@@ -21,7 +21,10 @@ from stackedae.solvers.adam import Adam, AdamState
 
 
 class Coordinates(Protocol):
-    """Other coordinates of parameters, in which steps are taken."""
+    """Other coordinates of parameters, in which steps are taken.
+
+    Nobody else has what is returned: it may be overwritten.
+    """
 
     def gradient(self, gradient: Vector, /) -> Vector:
         """Return a gradient in them."""

@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,9 +10,11 @@ import pytest
 import zarr
 from hypothesis import given
 
+from stackedae.arrays import POOL
 from stackedae.cluster import Here
 from stackedae.containers import cut_into_shards
 from stackedae.costs import AutoEncoderCost, ClassifierCost
+from stackedae.costs.coordinates import AffineMap, CentredCoordinates
 from stackedae.labelled import Labelled
 from stackedae.local_steps import BatchSteps, LocalSteps, _average, _Share, adam_on, n_replicas
 from stackedae.noise import Corruption
@@ -272,6 +275,48 @@ def test_steps_may_be_taken_in_other_coordinates(X):
     step = STEPS.adam.step(plain, gradient, 0.1).params - start()
     assert moved.params - start() == pytest.approx(2 * step, rel=1e-4)
     assert moved.means != pytest.approx(expected.means, rel=1e-6)  # they follow the longer step
+
+
+LARGE = {
+    "one layer": AutoEncoderCost(400, 200),
+    "classifier": ClassifierCost((400, 200, 40), n_classes=3),
+}
+
+
+def large_steps(name):
+    cost, rng = LARGE[name], np.random.default_rng(0)
+    X = rng.random((32, 400)).astype(np.float32)
+    mean = X.mean(axis=0, dtype=np.float64)
+    maps = [AffineMap("W1", "b1", mean, input_width=3.0)]
+    steps = BatchSteps(cost, Adam(), 32, CentredCoordinates(cost.layout, maps))
+    rows = Labelled(X, {"y": np.arange(32) % 3}) if "y" in cost.aside else X
+    return steps, AdamState(start(cost), *np.ones((2, cost.layout.size))), rows
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_steps_leave_states_as_they_were(name):
+    steps, state, rows = large_steps(name)
+    states, written = [], []
+    for _ in range(6):
+        states.append(state)
+        written.append(bits(state))
+        state, _ = steps.step(state, rows, 0.01)
+    assert list(map(bits, states)) == written
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_steps_take_no_fresh_memory_for_vectors(name, monkeypatch):
+    monkeypatch.setattr(POOL, "most_bytes", np.inf)  # whatever other tests left in it
+    steps, state, rows = large_steps(name)
+    for _ in range(3):
+        state, _ = steps.step(state, rows, 0.01)
+    tracemalloc.start()
+    try:
+        state, _ = steps.step(state, rows, 0.01)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < state.params.nbytes / 2
 
 
 def test_streams_are_gone_through_in_order_at_the_full_rate():

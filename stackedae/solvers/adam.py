@@ -137,9 +137,20 @@ class Adam:
         return replace(moved, params=step)
 
     def moments(self, state: AdamState, gradient: Vector, rate: float) -> tuple[AdamState, Vector]:
-        """Return the state after one step but for its parameters, and the step that they take.
+        """Return the state after one step, its parameters left as they were, and the step.
 
-        See `step`; for steps that are not taken as they are.
+        For steps that are changed before they are taken.
+
+        Parameters
+        ----------
+        state, gradient, rate
+            See `step`.
+
+        Returns
+        -------
+        state : AdamState
+        step : ndarray of shape (n_parameters,)
+            In memory of its own: it may be overwritten.
         """
         n_steps = state.n_steps + 1
         first = _kept(state.first, self.beta_1)

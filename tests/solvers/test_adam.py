@@ -82,6 +82,16 @@ def test_states_are_left_as_they_were():
     assert [pickle.dumps(state) for state in states] == written
 
 
+def test_a_step_can_be_had_before_it_is_taken():
+    adam, every = Adam(), gradients(5)
+    *_, state = steps(adam, every)
+    moved, step = adam.moments(state, every[0], 0.1)
+    taken = adam.step(state, every[0], 0.1)
+    assert moved.params is state.params
+    assert (state.params + step).tobytes() == taken.params.tobytes()
+    assert (moved.first.tobytes(), moved.n_steps) == (taken.first.tobytes(), taken.n_steps)
+
+
 def test_a_state_is_all_that_a_step_needs():
     adam, every = Adam(), gradients(9)
     states = steps(adam, every)
