@@ -85,29 +85,32 @@ class CentredCoordinates:
 
     def gradient(self, gradient: Vector) -> Vector:
         """Return the gradient in these coordinates, of one in the parameters."""
-        ours = _lent_copy(gradient)
+        ours, theirs = self._begun(gradient), self.layout.unpack(gradient)
         G = self.layout.unpack(ours)
         for each in self.maps:
-            W, b = G[each.weights], G[each.bias]
-            shift = POOL.empty(W.shape, np.float64)
-            W -= np.multiply.outer(b, each.mean, out=shift)
+            W, slope = G[each.weights], theirs[each.bias]
+            np.multiply.outer(slope, each.mean, out=W)
+            np.subtract(theirs[each.weights], W, out=W)
             W *= each.output_width / each.input_width
-            b *= each.output_width
+            np.multiply(slope, each.output_width, out=G[each.bias])
         return ours
 
     def step(self, step: Vector) -> Vector:
         """Return what a step in these coordinates is in the parameters."""
-        theirs = _lent_copy(step)
+        theirs, ours = self._begun(step), self.layout.unpack(step)
         P = self.layout.unpack(theirs)
         for each in self.maps:
             W, b = P[each.weights], P[each.bias]
-            W *= each.output_width / each.input_width
-            b *= each.output_width
+            np.multiply(ours[each.weights], each.output_width / each.input_width, out=W)
+            np.multiply(ours[each.bias], each.output_width, out=b)
             b -= W @ each.mean
         return theirs
 
-
-def _lent_copy(vector: Vector) -> Vector:
-    copy: Vector = POOL.empty(vector.shape, np.float64)
-    copy[...] = vector
-    return copy
+    def _begun(self, vector: Vector) -> Vector:
+        """Return memory that is lent for a vector, where parameters of no map are as in this."""
+        begun: Vector = POOL.empty(vector.shape, np.float64)
+        mapped = {name for each in self.maps for name in (each.weights, each.bias)}
+        for name, of in self.layout.slices.items():
+            if name not in mapped:
+                begun[of] = vector[of]
+        return begun
