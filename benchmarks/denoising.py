@@ -27,8 +27,9 @@ DAMAGE, N_LABELLED = 0.3, 10_000
 COMMON: dict[str, Any] = {
     "hidden_layer_sizes": (200,),
     "sparsity_target": 0.1,
-    "max_iter": 100,
-    "tol": 0,
+    "solver": "adam",
+    "epochs": 4,
+    "learning_rate_init": 0.02,
 }
 NOISE: dict[str, Any] = {
     "plain": 0.0,

@@ -157,7 +157,7 @@ def test_a_graph_is_written_whole_and_not_over_another_unasked(onnx, run):
 
 @pytest.fixture(scope="module")
 def torch():
-    return pytest.importorskip("torch", reason="needs the extra torch")
+    return pytest.importorskip("torch", reason="needs the extra test-export")
 
 
 @pytest.mark.long  # it takes seconds to import PyTorch

@@ -17,7 +17,13 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, ParameterGrid
 from zarr.storage import MemoryStore
 
-from stackedae import StackedAutoEncoder, fit_many
+from stackedae import (
+    StackedAutoEncoder,
+    StackedAutoEncoderClassifier,
+    StackedAutoEncoderOutlierDetector,
+    StackedAutoEncoderRegressor,
+    fit_many,
+)
 from stackedae.cluster import OnCluster
 from stackedae.errors import ArgumentError, ClusterError, DataError, MemoryPlanError
 from stackedae.minimisation import BATCHING
@@ -282,10 +288,21 @@ def test_the_page_runs():
         partial(HalvingGridSearchCV, resource="max_iter", max_resources=9, min_resources=3),
     ],
 )
-def test_searches_of_scikit_learn(search):
-    X = np.random.default_rng(0).random((180, 8))
-    sae = StackedAutoEncoder(3, max_iter=9, tol=0, random_state=0)
-    found = search(sae, {"alpha": [1e-4, 1.0]}, cv=3).fit(X)
+@pytest.mark.parametrize(
+    "of_class",
+    [
+        StackedAutoEncoder,
+        StackedAutoEncoderClassifier,
+        StackedAutoEncoderRegressor,
+        StackedAutoEncoderOutlierDetector,
+    ],
+)
+def test_searches_of_scikit_learn(search, of_class):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 180)
+    X = 0.2 * rng.random((180, 8)) + 0.8 * rng.random((2, 8))[y]
+    estimator = of_class(3, max_iter=9, tol=0, random_state=0)
+    found = search(estimator, {"alpha": [1e-4, 10.0]}, cv=3).fit(X, y)
     assert found.best_params_["alpha"] == 1e-4
     assert found.best_estimator_.transform(X).shape == (180, 3)
 
