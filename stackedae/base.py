@@ -150,15 +150,6 @@ class BaseStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             )
         return learned
 
-    def _statuses(self) -> list[tuple[str, Status]]:
-        """Return what was trained, and how each ended."""
-        statuses = [(f"Layer {i}", layer.status) for i, layer in enumerate(self.layers_)]
-        if self._head is not None:
-            statuses.append(("The head", self._head.status))
-        if self.tuning_status_ is not None:
-            statuses.append(("The training of all layers together", self.tuning_status_))
-        return statuses
-
     def transform(self, X: Container) -> Container:
         """Return the activations of the last layer.
 
