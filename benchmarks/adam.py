@@ -215,7 +215,7 @@ def main() -> None:
             every[problem.name] = curves(problem, max_iter, repeats, epochs)
             told += tables(problem, every[problem.name])
     told.append(
-        f"Whole fits, of {repeats} runs that took turns the median: rows are sent to two workers "
+        f"Whole fits, median of {repeats} that took turns: rows are sent to two workers "
         "with one thread each, looked at, and trained on in float32. J is in float64 over all "
         "rows, off the clock. L-BFGS has its default tolerance, and counts from the iteration on "
         "that first was as low, though nobody would have known to stop there; Adam has batches of "

@@ -99,7 +99,7 @@ class StackedAutoEncoder(BaseStack):
         Times that "adam" visits all samples; its learning rate falls to 0 over the second half.
     batch_size : int, default=256
         Samples of a mini-batch of "adam".
-    learning_rate_init : float, default=0.01
+    learning_rate_init : float, default=0.02
         Learning rate of "adam" in the first half.
     local_steps : int, default=32
         Steps that replicas of "adam" take, at least, before they are averaged. How many replicas
@@ -233,7 +233,7 @@ class StackedAutoEncoder(BaseStack):
         tol: float = 1e-6,
         epochs: int = 10,
         batch_size: int = 256,
-        learning_rate_init: float = 0.01,
+        learning_rate_init: float = 0.02,
         local_steps: int = 32,
         validation: float = 0.0,
         n_iter_no_change: int = 10,

@@ -58,7 +58,7 @@ class TrainingSettings:
     patience: int = 10
     epochs: int = 10
     batch_size: int = 256
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     local_steps: int = 32
 
     @property

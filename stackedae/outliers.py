@@ -95,7 +95,7 @@ class StackedAutoEncoderOutlierDetector(OutlierMixin, StackedAutoEncoder):
         tol: float = 1e-6,
         epochs: int = 10,
         batch_size: int = 256,
-        learning_rate_init: float = 0.01,
+        learning_rate_init: float = 0.02,
         local_steps: int = 32,
         validation: float = 0.0,
         n_iter_no_change: int = 10,

@@ -17,7 +17,7 @@ def test_handwritten_digits(options, monkeypatch, capsys):
     X, y = load_digits().images * (255 / 16), load_digits().target
     parts = {"x_train": X[:1500], "y_train": y[:1500], "x_test": X[1500:], "y_test": y[1500:]}
     np.savez("digits.npz", **parts)
-    words = [str(EXAMPLES / "mnist.py"), "digits.npz", "--iterations", "40", *options]
+    words = [str(EXAMPLES / "mnist.py"), "digits.npz", "--epochs", "15", *options]
     monkeypatch.setattr(sys, "argv", words)
     told = runpy.run_path(words[0], run_name="__main__")
     assert "softmax alone" in capsys.readouterr().out
