@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import dask
 import numpy as np
 from contests.data import mnist_rows, moments_of, natural_patches
-from contests.measure import number, say, surroundings, table
+from contests.measure import number, say, table, tell
 from contests.workers import two_workers
 
 from stackedae.blas import one_blas_thread
@@ -222,10 +222,7 @@ def main() -> None:
         f"256, 32 steps to a round, and counts when a schedule of {', '.join(map(str, epochs))} "
         "epochs has ended."
     )
-    print("\n\n".join([*told, surroundings()]))
-    if options.markdown:
-        with open(options.markdown, "w") as file:
-            file.write("\n\n".join(told) + "\n")
+    tell(told, options.markdown)
     if options.figure:
         draw(every, options.figure)
 

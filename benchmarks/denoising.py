@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from contests.measure import number, say, surroundings, table
+from contests.measure import number, say, table, tell
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -120,10 +120,7 @@ def main() -> None:
         f"Mean ± standard deviation of {arguments.repeats} repetitions; digits of MNIST, three in "
         "ten pixels of which are 0.",
     ]
-    print("\n\n".join([*told, surroundings()]))
-    if arguments.markdown:
-        with open(arguments.markdown, "w") as file:
-            file.write("\n\n".join(told) + "\n")
+    tell(told, arguments.markdown)
 
 
 if __name__ == "__main__":

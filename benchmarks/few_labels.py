@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from contests.measure import cores, number, say, surroundings, table
+from contests.measure import cores, number, say, table, tell
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -172,10 +172,7 @@ def main() -> None:
         f"{options.labels:,} labels for {len(data[0]):,} digits of MNIST, tested on 10,000 others; "
         f"mean ± standard deviation, and range, of {options.draws} draws of the labels.",
     ]
-    print("\n\n".join([*told, surroundings()]))
-    if options.markdown:
-        with open(options.markdown, "w") as file:
-            file.write("\n\n".join(told) + "\n")
+    tell(told, options.markdown)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import dask
 import numpy as np
 import zarr
-from contests.measure import number, say, surroundings, table
+from contests.measure import number, say, table, tell
 from zarr.storage import LocalStore
 
 from stackedae import StackedAutoEncoder, fit_many
@@ -119,10 +119,7 @@ def main() -> None:
             f"{store}, {H} units, {ITERATIONS} iterations over all rows; compressed bytes. One by "
             "one: so many times the seconds of one setting.",
         ]
-    print("\n\n".join([*told, surroundings()]))
-    if arguments.markdown:
-        with open(arguments.markdown, "w") as file:
-            file.write("\n\n".join(told) + "\n")
+    tell(told, arguments.markdown)
 
 
 if __name__ == "__main__":

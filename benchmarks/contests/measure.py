@@ -114,3 +114,10 @@ def _cpu_model() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def tell(parts: Sequence[str], markdown: str | None) -> None:
+    """Print the parts of a report and where it comes from; write the parts to a file if asked."""
+    print("\n\n".join([*parts, surroundings()]))
+    if markdown:
+        Path(markdown).write_text("\n\n".join(parts) + "\n")
