@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -141,18 +142,22 @@ class _Watch:
 
 def this_run() -> dict[str, Any]:
     """Return what is to be known of this process, to trace a result."""
-    packages = {name: version(name) for name in _PACKAGES}
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "stackedae": __version__,
             "python": platform.python_version(),
-            **packages,
+            **{name: _version(name) for name in _PACKAGES},
             "blas": blas_versions(),
         },
         "machine": platform.platform(),
         "scheduler": describe_scheduler(),
     }
+
+
+@cache  # metadata are parsed from a file, which takes longer than an iteration on few samples
+def _version(package: str) -> str:
+    return version(package)
 
 
 def _forget(error: BaseException) -> None:

@@ -48,6 +48,7 @@ def test_edges_from_photographs():
     assert features.mean().compute() == pytest.approx(0.01, rel=0.2)
 
 
+@pytest.mark.long
 def test_learning_without_a_fifth_of_the_pixels():
     images, n = datasets.natural_images(), 20_000
     patches = extract_patches(images, (8, 8), n + 5_000, rng=0, dtype="float32").values

@@ -37,7 +37,11 @@ def on_workers(monkeypatch):
 
 @pytest.mark.parametrize(
     ("batching", "max_iter", "missing"),
-    [("full", 3, "raise"), ("progressive", 1, "raise"), ("full", 3, "mask")],
+    [
+        ("full", 3, "raise"),
+        pytest.param("progressive", 1, "raise", marks=pytest.mark.long),
+        ("full", 3, "mask"),
+    ],
 )
 @pytest.mark.usefixtures("on_workers")
 def test_the_same_bits_held_streamed_recomputed_and_spilled(

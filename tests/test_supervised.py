@@ -158,8 +158,8 @@ def test_same_bits_whatever_the_cluster(digits, cluster, monkeypatch):
     lazy = da.from_array(X, chunks=(450, 8, 8))
 
     def fit():
-        model = classifier((6,), corruption=0.2, class_weight="balanced", validation=0.25)
-        return bits(model.fit(lazy, few, weights))
+        settings = {"corruption": 0.2, "class_weight": "balanced", "validation": 0.25}
+        return bits(classifier((6,), max_iter=4, **settings).fit(lazy, few, weights))
 
     monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 0)
     with cluster.as_current():
