@@ -106,10 +106,10 @@ def main() -> None:
         header = (
             "settings",
             "MB read",
-            "to one setting",
+            "of one setting",
             "evaluations of the longest",
             "seconds",
-            "to one setting",
+            "of one setting",
             "one by one / side by side",
         )
         store = "a local disk" if arguments.rate is None else f"{arguments.rate:g} MB/s a request"

@@ -24,6 +24,7 @@ exclude_patterns = [
     "few-labels.md",
     "denoising.md",
     "adam.md",
+    "sharing.md",
     "peers-*.md",
     "engine-*.md",
 ]
