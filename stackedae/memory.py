@@ -65,6 +65,12 @@ HELD_SHARE = 0.5
 TASK_SHARE = 0.8
 """Share of a worker's memory for what tasks compute where no rows are held: Dask pauses there."""
 
+HELD_OUT_SHARE = 1 / 8
+"""Share of the workers' memory for rows to stop by, where others are not held."""
+
+FEWEST_SHARDS = 16
+"""Of fewer, a share of each is held out; of more, one at least."""
+
 CHUNK_BYTES = 8 * MIB
 """Size of the chunks that are written: large against a request, small against a shard."""
 
@@ -351,6 +357,19 @@ def hold_or_stream(n_bytes: int, capacity: float) -> Holding:
         f"{n_bytes / MIB:.0f} MiB of rows {verb} into half of {capacity / MIB:.0f} MiB of memory"
     )
     return Holding(fits, reason)
+
+
+def n_shards_held_out(share: float, n_shards: int) -> int:
+    """Return how many of some shards are held out; none if they are too few for this share.
+
+    Examples
+    --------
+    >>> from stackedae.memory import n_shards_held_out
+    >>> n_shards_held_out(0.1, 100), n_shards_held_out(0.01, 20), n_shards_held_out(0.01, 4)
+    (10, 1, 0)
+    """
+    least = share > 0 and n_shards >= FEWEST_SHARDS
+    return max(round(share * n_shards), int(least))
 
 
 READ_RATE = 500e6

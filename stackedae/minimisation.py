@@ -280,12 +280,13 @@ class _Validation:
     def __init__(
         self, cost: Cost, rows: Shards, patience: int, best: Best | None, visits: Visits
     ) -> None:
-        self.objective = DaskObjective(cost, rows, visits=visits)
+        self.objective, self.visits = DaskObjective(cost, rows), visits
         self.patience, self.best, self.loss = patience, best, math.nan
 
     def __call__(self, state: SolverState) -> bool:
         """Look at the state after a step."""
         evaluation = self.objective(state.params)
+        self.visits.take_in(self.objective.visits)
         self.loss = evaluation.cost - evaluation.terms["decay"]
         self.best = Best.after(self.best, state, self.loss)
         return self.best.n_worse >= self.patience

@@ -209,15 +209,24 @@ class Visits:
         Rows that passed through a kernel, those of samples included.
     reads : int
         How often all rows were read or computed again, because they are not held.
+    reads_held_out : int
+        The same of those that are held out.
     """
 
     rows: int = 0
     reads: int = 0
+    reads_held_out: int = 0
 
     def count(self, shards: Shards, reads: int = 1) -> None:
         """Count one visit of all rows of shards, which are read so often if they are not held."""
         self.rows += shards.n_rows
         self.reads += 0 if shards.held else reads
+
+    def take_in(self, held_out: Visits) -> None:
+        """Take over visits of rows that are held out, and leave none."""
+        self.rows += held_out.rows
+        self.reads_held_out += held_out.reads
+        held_out.rows = held_out.reads = 0
 
 
 def belongs_here(cost: Cost, shards: Shards, share: float = 1.0) -> bool:

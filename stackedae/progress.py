@@ -225,14 +225,26 @@ class Log:
         What the layer is trained on.
     on_step : callable
         Called with the progress after every step.
+    held_out : Rows or None
+        What it is not trained on.
     """
 
-    def __init__(self, progress: Progress, rows: Rows, on_step: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        rows: Rows,
+        on_step: Callable[[Progress], None],
+        held_out: Rows | None,
+    ) -> None:
         self.progress, self.tell = progress, on_step
         self.visits = replace(progress.visits)
         self.before = replace(progress.visits)
         # Not the rows themselves: errors keep who follows a solver, and workers would keep those.
         self.bytes_read, self.bytes_per_read = rows.bytes_to_hold, rows.bytes_per_read
+        self.bytes_held_out = 0
+        if held_out is not None:
+            self.bytes_read += held_out.bytes_to_hold
+            self.bytes_held_out = held_out.bytes_per_read
         self.paid = payer_of(rows.shards)
         self.since = time.perf_counter()
 
@@ -241,7 +253,8 @@ class Log:
         stage, state = at.stage, at.state
         assert state.evaluation is not None
         now, before = time.perf_counter(), self.before
-        paid = self.paid(self.visits.reads - before.reads)
+        paid = self.paid(self.visits.reads - before.reads) * self.bytes_per_read
+        paid += (self.visits.reads_held_out - before.reads_held_out) * self.bytes_held_out
         self.progress.history.append(
             {
                 "layer": self.progress.done,
@@ -255,7 +268,7 @@ class Log:
                 "step": state.step_length,
                 "n_evaluations": state.n_evaluations,
                 "rows_visited": self.visits.rows - before.rows,
-                "bytes_read": self.bytes_read + round(paid * self.bytes_per_read),
+                "bytes_read": self.bytes_read + round(paid),
                 "seconds": now - self.since,
             }
         )

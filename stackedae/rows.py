@@ -29,6 +29,7 @@ from stackedae.evaluation import Cost
 from stackedae.layers import Layer, Stack
 from stackedae.layout import Vector
 from stackedae.memory import (
+    HELD_OUT_SHARE,
     HELD_SHARE,
     MIB,
     SAMPLE_SHARE,
@@ -37,6 +38,7 @@ from stackedae.memory import (
     bytes_per_task,
     hold_or_stream,
     is_worth_sampling,
+    n_shards_held_out,
     place_features,
     rows_per_portion_read,
 )
@@ -78,8 +80,8 @@ class Rows:
         Whether NaN stands for entries that are missing.
     refuse : callable
         Raises the error for what else is not finite in them, or in what is held out.
-    held_out : Shards or None
-        Other rows, to stop training by.
+    held_out : Rows or None
+        Others, to stop training by.
     """
 
     shards: Shards
@@ -90,7 +92,15 @@ class Rows:
     bytes_per_read: int
     missing: bool
     refuse: Callable[[], None]
-    held_out: Shards | None = None
+    held_out: Rows | None = None
+
+    def made_to(self, shards: Shards, cost: Cost) -> Rows:
+        """Return what was made of these rows: now, if it is held, or by every use."""
+        read = self.bytes_per_read
+        to_hold, per_read = (read, 0) if shards.held else (0, read)
+        return replace(
+            self, shards=shards, cost=cost, bytes_to_hold=to_hold, bytes_per_read=per_read
+        )
 
     def survey(self, seed: int) -> Survey:
         """Look at all rows, and draw a sample of them, in one read; few rows are all the sample."""
@@ -174,43 +184,55 @@ def rows_of(
     _refuse_too_many_parameters(cost)
     X = as_array(X)  # once: a stored array is opened for it
     whole, n_bytes = beside(cut_into_shards(X, dtype)), bytes_of_a_read(X)
-    n_out = round(validation * len(whole.rows))
-    parts = (whole, None) if n_out == 0 else in_whole_shards(whole, n_out, seed)
+    n_out = n_shards_held_out(validation, len(whole.rows))
+    rest, out = (whole, None) if n_out == 0 else in_whole_shards(whole, n_out, seed)
     # Others who share reads may hold out other shards, of the same sizes.
-    source = shared(parts[0], label=f"{whole.aside} {(n_out, seed) if n_out else ''}")
-    shards, held_out = source, parts[1]
+    label = f"{whole.aside} {(n_out, seed) if n_out else ''}"
+    shards = source = shared(rest, label=label)
     if belongs_here(cost, shards):
         held, reason = True, f"{shards.n_bytes / MIB:.1f} MiB of rows are held by the client"
     elif not n_bytes and active_client() is None:
         held, reason = True, f"{shards.n_bytes / MIB:.0f} MiB of rows are in memory already"
     else:
         memory = memory_of_workers()
-        decision = hold_or_stream(shards.n_bytes, memory.capacity)
+        decision = hold_or_stream(whole.n_bytes, memory.capacity)
         held, reason = decision.held, decision.reason
         refuse_unless_it_fits(shards, cost, bytes_of_a_chunk(X), memory, held=held)
+    paid = 0.0
+    if out is not None and (held or out.n_bytes <= HELD_OUT_SHARE * memory_of_workers().capacity):
+        # Else everybody reads them alone: who waited for others here would read all else alone.
+        common = shared(out, label=f"{label} held out")
+        out = common.hold(here=belongs_here(cost, out))
+        paid = reads_paid(common, 1)
     if held:
         shards = source.hold(here=belongs_here(cost, source))
         leave()
-    if validation and held_out is None:
-        shards, held_out = from_every_shard(shards, validation, seed)
+    if validation and out is None:
+        shards, out = from_every_shard(shards, validation, seed)
 
     def refuse() -> None:
-        all_rows = shards if held_out is None else whole
+        all_rows = shards if out is None else whole
         bad = all_rows.gather(partial(first_bad_row, missing=missing), name="stackedae-check")
         refuse_bad_rows(X, all_rows.rows, bad, missing=missing)
 
-    n_bytes = n_bytes * shards.n_rows // whole.n_rows
-    return Rows(
+    def bytes_of(part: Shards) -> int:
+        return n_bytes * part.n_rows // whole.n_rows
+
+    rows = Rows(
         shards,
         cost,
         place="held" if held else "streamed",
         reason=f"{reason}: {'held' if held else 'streamed, read again by every evaluation'}",
-        bytes_to_hold=round(reads_paid(source, 1) * n_bytes) if held else 0,
-        bytes_per_read=0 if held else n_bytes,
+        bytes_to_hold=round(reads_paid(source, 1) * bytes_of(source)) if held else 0,
+        bytes_per_read=0 if held else bytes_of(shards),
         missing=missing,
         refuse=refuse,
-        held_out=held_out,
     )
+    if out is None:
+        return rows
+    to_hold, per_read = round(paid * bytes_of(out)), 0 if out.held else bytes_of(out)
+    held_out = replace(rows, shards=out, bytes_to_hold=to_hold, bytes_per_read=per_read)
+    return replace(rows, held_out=held_out)
 
 
 def refuse_unless_it_fits(
@@ -373,14 +395,7 @@ def held_if_they_fit(rows: Rows, cost: Cost) -> Rows:
 
 
 def _now_held(rows: Rows, shards: Shards, cost: Cost) -> Rows:
-    return replace(
-        rows,
-        shards=shards,
-        cost=cost,
-        place="held",
-        bytes_to_hold=rows.bytes_per_read,
-        bytes_per_read=0,
-    )
+    return replace(rows.made_to(shards, cost), place="held")
 
 
 def in_whole_shards(shards: Shards, n_out: int, seed: int) -> tuple[Shards, Shards]:

@@ -160,20 +160,24 @@ class _Training:
         )
         held_out = data.held_out
         if held_out is not None:
-            description["validation"] = checksum_of_good(held_out, data)
+            description["validation"] = checksum_of_good(held_out.shards, data)
         if targets is not None:
             description["targets"] = targets.checksum
-        survey, log = self._look_at(data, 0)
+        survey, log = self._look_at(data, held_out, 0)
+        if held_out is not None:
+            log.visits.reads_held_out += 0 if held_out.shards.held else 2
         description |= {**data.shards.description, **survey.checksums()}
         log.visits.reads += not survey.sample.held
         self.observer.on_data(description)
         log.progress = self.progress = replace(self.progress, data=description)
         self._train_layers(data, held_out, survey, log, scratch)
+        data = replace(data, bytes_to_hold=log.bytes_read)  # what was not told yet
+        held_out = None if held_out is None else replace(held_out, bytes_to_hold=0)
         if targets is not None:
             cost_of_all = self._network()
             if held_out is not None:
-                held_out = labelled(replace(data, shards=held_out), cost_of_all).shards
-                held_out = held_out if held_out.n_rows else None
+                held_out = labelled(held_out, cost_of_all)
+                held_out = held_out if held_out.shards.n_rows else None
             data = labelled(data, cost_of_all)
             self._train_head(data, held_out, targets)
         if self.settings.fine_tune:
@@ -187,10 +191,10 @@ class _Training:
             shards = shards.numbered()
         return shards if self.targets is None else self.targets.beside(shards)
 
-    def _look_at(self, rows: Rows, index: int) -> tuple[Survey, Log]:
+    def _look_at(self, rows: Rows, held_out: Rows | None, index: int) -> tuple[Survey, Log]:
         """Look at the rows of a layer, all of them."""
         _LOGGER.info("layer %d: %s", index, rows.reason)
-        log = Log(self.progress, rows, self.observer.on_step)
+        log = Log(self.progress, rows, self.observer.on_step, held_out)
         log.visits.reads += not rows.shards.held
         survey = rows.survey(self.seeds[index])
         if survey.n_bad:
@@ -200,7 +204,7 @@ class _Training:
     def _train_layers(
         self,
         data: Rows,
-        held_out: Shards | None,
+        held_out: Rows | None,
         survey: Survey,
         log: Log,
         scratch: ExitStack,
@@ -222,16 +226,16 @@ class _Training:
                     held_besides=held_besides,
                 )
                 if held_out is not None:
-                    held_out = held_if_few(encoded(held_out, Stack([below])), rows.cost)
+                    held_out = features_held_out(held_out, Stack([below]), rows.cost)
                 if needed_again and data.shards.held:
                     held_besides = data.shards.n_bytes
             if index == len(self.progress.layers):
                 if index:
-                    survey, log = self._look_at(rows, index)
+                    survey, log = self._look_at(rows, held_out, index)
                 self._train_layer(index, rows, held_out, survey, log)
 
     def _train_layer(
-        self, index: int, rows: Rows, held_out: Shards | None, survey: Survey, log: Log
+        self, index: int, rows: Rows, held_out: Rows | None, survey: Survey, log: Log
     ) -> None:
         settings, before = self.settings.layers[index], self.settings.start[index : index + 1]
         output_activation = settings.output_activation
@@ -249,7 +253,7 @@ class _Training:
         parts = rows.shards, survey.sample, held_out
         self._minimise(cost, parts, moments, start, index, log, near=near)
 
-    def _train_head(self, data: Rows, held_out: Shards | None, targets: Targets) -> None:
+    def _train_head(self, data: Rows, held_out: Rows | None, targets: Targets) -> None:
         """Train what predicts, on the features of the last layer."""
         index, stack = len(self.settings.layers), Stack(self.progress.layers)
         if self.progress.head is not None:
@@ -257,18 +261,18 @@ class _Training:
         cost = targets.cost((self.settings.layers[-1].n_hidden,), alpha=self.settings.alphas[-1])
         rows = held_if_they_fit(replace(data, shards=encoded(data.shards, stack)), cost)
         if held_out is not None:
-            held_out = held_if_few(encoded(held_out, stack), cost)
-        log = Log(self.progress, rows, self.observer.on_step)
+            held_out = features_held_out(held_out, stack, cost)
+        log = Log(self.progress, rows, self.observer.on_step, held_out)
         sample = self._sample(rows, cost, index, log)
         parts, moments = (rows.shards, sample, held_out), [moments_of(sample)]
         self._minimise(cost, parts, moments, cost.layout.zeros(), index, log)
 
-    def _tune(self, data: Rows, held_out: Shards | None) -> None:
+    def _tune(self, data: Rows, held_out: Rows | None) -> None:
         """Train all together, from where each has come."""
         if self.progress.tuned is not None:
             return
         index, layers, cost = self.progress.done, self.progress.layers, self._network()
-        log = Log(self.progress, data, self.observer.on_step)
+        log = Log(self.progress, data, self.observer.on_step, held_out)
         sample = self._sample(data, cost, index, log)
         moments = moments_within(sample, cost, layers)
         start = parameters_of_all(cost, layers, self.progress.head)
@@ -305,7 +309,7 @@ class _Training:
     def _minimise(
         self,
         cost: AutoEncoderCost | NetworkCost,
-        parts: tuple[Shards, Shards, Shards | None],
+        parts: tuple[Shards, Shards, Rows | None],
         moments: Any,
         start: Vector,
         index: int,
@@ -331,7 +335,7 @@ class _Training:
             log.visits,
             near,
             cost.coordinates(moments) if training.solver == "adam" else None,
-            held_out,
+            None if held_out is None else held_out.shards,
         )
         at = log.progress.position or minimisation.first()
         state = minimisation.run(at, partial(log.on_step, cost))
@@ -348,9 +352,10 @@ def encoded(shards: Shards, stack: Stack) -> Shards:
     return shards.map(Stack.encode, stack, n_features=n_features, dtype=dtype, name=name)
 
 
-def held_if_few(shards: Shards, cost: Cost) -> Shards:
-    """Return rows held by the client, if it is to work on them; else as they are."""
-    return shards.hold(here=True) if belongs_here(cost, shards) else shards
+def features_held_out(held_out: Rows, stack: Stack, cost: Cost) -> Rows:
+    """Return features of rows to stop by: held by the client, if it is to work on them."""
+    shards = encoded(held_out.shards, stack)
+    return held_out.made_to(shards.hold(here=True) if belongs_here(cost, shards) else shards, cost)
 
 
 def moments_of(sample: Shards, fill: tuple[float, ...] = ()) -> Moments:

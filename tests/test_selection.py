@@ -133,6 +133,24 @@ def test_eight_settings_take_the_reads_of_one(stored):
     ] == [model.get_params() for model in models]
 
 
+@pytest.mark.parametrize("memory", ["10MB", "200kB"], ids=["held", "streamed"])
+@pytest.mark.parametrize("change", [{"fine_tune": True}, {"solver": "adam", "epochs": 2}])
+def test_what_is_held_out_is_read_as_often_as_is_told(stored, monkeypatch, memory, change):
+    monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 0)
+    monkeypatch.setattr("stackedae.memory.TWO_STAGE_BYTES", 0)
+    sae = clone(SAE).set_params(hidden_layer_sizes=6, validation=0.2, **change)
+    with dask.config.set({"stackedae.memory": memory}):
+        alone = sae.fit(stored)
+        of_one, stored.store.n_bytes = stored.store.n_bytes, 0
+        models = fit_many(sae, [{"alpha": 1e-4}, {"alpha": 1e-3}], stored)
+    assert bytes_read(alone) == of_one
+    assert (of_one == stored.nbytes) == (memory == "10MB")
+    assert sum(map(bytes_read, models)) == stored.store.n_bytes
+    assert told(models[0]) == told(alone)
+    if memory == "10MB":
+        assert stored.store.n_bytes == of_one
+
+
 @pytest.mark.parametrize("client_flops", [3e6, 1e12])
 def test_what_fits_into_memory_is_loaded_once(stored, monkeypatch, client_flops):
     monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", client_flops)
