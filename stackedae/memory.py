@@ -53,6 +53,9 @@ TWO_STAGE_BYTES = 512 * MIB
 SAMPLE_SHARE = 1 / 8
 """Share of the rows in a sample: eight steps on it then cost what one evaluation does."""
 
+MAX_SAMPLE_BYTES = 2 * 2**30
+"""Of a sample: two of them are held, however many rows are streamed."""
+
 FIRST_SAMPLE_ROWS = 1024
 """Rows of the smallest sample."""
 
@@ -284,6 +287,19 @@ def is_worth_sampling(n_rows: int) -> bool:
     (False, True)
     """
     return n_rows >= FEWEST_SAMPLED_ROWS
+
+
+def sample_share(n_bytes: int) -> float:
+    """Return the share of rows of so many bytes that is in a sample: a power of two.
+
+    Examples
+    --------
+    >>> from stackedae.memory import sample_share
+    >>> sample_share(2**30), sample_share(2**40)
+    (0.125, 0.001953125)
+    """
+    too_many = SAMPLE_SHARE * n_bytes / MAX_SAMPLE_BYTES
+    return SAMPLE_SHARE * 0.5 ** math.ceil(math.log2(max(1.0, too_many)))
 
 
 def bytes_per_task(

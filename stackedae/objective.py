@@ -15,7 +15,7 @@ from stackedae.errors import ArgumentError
 from stackedae.evaluation import Cost, Evaluation
 from stackedae.labelled import SomeRows, features_in, known_to
 from stackedae.layout import Array, Vector
-from stackedae.memory import SAMPLE_SHARE, is_worth_two_stages, runs_on_client
+from stackedae.memory import is_worth_two_stages, runs_on_client, sample_share
 from stackedae.shards import Draw, Shards, sum_each
 
 _NAME = "stackedae-cost-gradient"
@@ -164,9 +164,9 @@ class DaskObjective:
     def _draw_of(self, number: int) -> tuple[Draw, bool]:
         """Return which rows a sample has, and whether the client is to hold them."""
         # Number 0 is another stretch than that from which training starts.
-        start = (number + 1) * SAMPLE_SHARE % 1.0
-        here = belongs_here(self.cost, self.shards, SAMPLE_SHARE)
-        return Draw(start, start + SAMPLE_SHARE, self.seed), here
+        share = sample_share(self.shards.n_bytes)
+        start, here = (number + 1) * share % 1.0, belongs_here(self.cost, self.shards, share)
+        return Draw(start, start + share, self.seed), here
 
     def _keep_sample(self, number: int, drawn: Shards) -> None:
         self._sample = number, DaskObjective(self.cost, drawn, visits=self.visits)

@@ -32,7 +32,6 @@ from stackedae.memory import (
     HELD_OUT_SHARE,
     HELD_SHARE,
     MIB,
-    SAMPLE_SHARE,
     TASK_SHARE,
     bytes_of_solver,
     bytes_per_task,
@@ -41,6 +40,7 @@ from stackedae.memory import (
     n_shards_held_out,
     place_features,
     rows_per_portion_read,
+    sample_share,
 )
 from stackedae.moments import checksum_of_rows, first_bad_row, survey_sums
 from stackedae.objective import belongs_here, needs_two_stages
@@ -108,8 +108,8 @@ class Rows:
         begin = each_alone(partial(survey_sums, missing=self.missing))
         if not is_worth_sampling(shards.n_rows):
             return Survey.of(shards.sum(begin, name=name), shards)
-        draw = Draw(0.0, SAMPLE_SHARE, seed)
-        here = belongs_here(self.cost, shards, SAMPLE_SHARE)
+        share = sample_share(shards.n_bytes)
+        draw, here = Draw(0.0, share, seed), belongs_here(self.cost, shards, share)
         return Survey.of(*shards.sum_and_draw(begin, draw=draw, here=here, name=name))
 
 

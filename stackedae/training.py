@@ -20,7 +20,7 @@ from stackedae.errors import DataError
 from stackedae.evaluation import Cost
 from stackedae.layers import Layer, Stack, parameters_of_all
 from stackedae.layout import Array, Vector
-from stackedae.memory import SAMPLE_SHARE, is_worth_sampling
+from stackedae.memory import is_worth_sampling, sample_share
 from stackedae.minimisation import Minimisation, TrainingSettings
 from stackedae.moments import Moments, checksum_of_rows, column_sums, first_bad_row, scatter_sums
 from stackedae.noise import Corruption
@@ -303,8 +303,9 @@ class _Training:
         if not is_worth_sampling(shards.n_rows):
             return shards
         log.visits.reads += not shards.held
-        here = belongs_here(cost, shards, SAMPLE_SHARE)
-        return shards.draw(Draw(0.0, SAMPLE_SHARE, self.seeds[index]), here=here)
+        share = sample_share(shards.n_bytes)
+        here = belongs_here(cost, shards, share)
+        return shards.draw(Draw(0.0, share, self.seeds[index]), here=here)
 
     def _minimise(
         self,

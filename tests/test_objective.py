@@ -124,6 +124,14 @@ def test_samples_are_the_same_however_they_are_drawn(problem):
     assert bits(by_tasks(cost, X).sample(6)(params)) != drawn
 
 
+def test_samples_of_large_data_are_a_smaller_share(problem, monkeypatch):
+    cost, params, X = problem
+    monkeypatch.setattr("stackedae.memory.MAX_SAMPLE_BYTES", X.nbytes // 50)
+    first, second = (by_tasks(cost, X).sample(number) for number in (0, 1))
+    assert X.nbytes / 100 < first.shards.n_bytes < X.nbytes / 50
+    assert bits(first(params)) != bits(second(params))
+
+
 def test_work_is_done_on_the_cluster_under_readable_names(problem, cluster):
     cost, params, X = problem
     with cluster.as_current():
