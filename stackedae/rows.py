@@ -45,7 +45,7 @@ from stackedae.memory import (
 from stackedae.moments import checksum_of_rows, first_bad_row, survey_sums
 from stackedae.objective import belongs_here, needs_two_stages
 from stackedae.shards import Draw, Shards, each_alone
-from stackedae.sharing import leave, n_sharing, reads_paid, shared
+from stackedae.sharing import leave, n_sharing, reads_paid, shared, unshared
 from stackedae.storage import spill
 from stackedae.targets import TARGET, TARGET_WEIGHT
 
@@ -159,6 +159,7 @@ def rows_of(
     *,
     missing: bool = False,
     beside: Beside = _nothing_beside,
+    known: int = 0,
     validation: float = 0.0,
     seed: int = 0,
 ) -> Rows:
@@ -176,6 +177,8 @@ def rows_of(
         Whether NaN stands for entries that are missing.
     beside : callable
         Puts beside shards what is known of their rows.
+    known : int
+        What tells that from what others who share reads put there.
     validation : float
         Share of the rows to be held out: whole shards, or a share of each if they are few.
     seed : int
@@ -187,7 +190,7 @@ def rows_of(
     n_out = n_shards_held_out(validation, len(whole.rows))
     rest, out = (whole, None) if n_out == 0 else in_whole_shards(whole, n_out, seed)
     # Others who share reads may hold out other shards, of the same sizes.
-    label = f"{whole.aside} {(n_out, seed) if n_out else ''}"
+    label = f"{whole.aside} {known} {(n_out, seed) if n_out else ''}"
     shards = source = shared(rest, label=label)
     if belongs_here(cost, shards):
         held, reason = True, f"{shards.n_bytes / MIB:.1f} MiB of rows are held by the client"
@@ -371,17 +374,20 @@ def labelled(rows: Rows, cost: Cost) -> Rows:
         What is to be minimised over those with a target.
     """
     _refuse_too_many_parameters(cost)
-    shards = rows.shards
+    shards, alone = rows.shards, unshared(rows.shards)
+    sizes = alone.n_known(TARGET)
     if TARGET_WEIGHT in shards.aside:
-        shards = shards.weighted_by(TARGET_WEIGHT)
-    sizes = shards.n_known(TARGET)
+        shards, alone = (each.weighted_by(TARGET_WEIGHT) for each in (shards, alone))
     if sizes == list(shards.rows):
-        return replace(rows, shards=shards, cost=cost, bytes_to_hold=0)
-    later = shards.known_later(TARGET, sizes)
+        return replace(rows, shards=shards, cost=cost)
+    later = alone.known_later(TARGET, sizes)
     here = belongs_here(cost, later)
     if not (here or shards.held or max(sizes) == 0):
+        leave()  # what others read are all rows
         return held_if_they_fit(replace(rows, shards=later), cost)
-    return _now_held(rows, shards.known(TARGET, sizes, here=here), cost)
+    known = shards.known(TARGET, sizes, here=here)
+    to_hold = round(reads_paid(rows.shards, 1) * rows.bytes_per_read)
+    return replace(_now_held(rows, known, cost), bytes_to_hold=to_hold)
 
 
 def held_if_they_fit(rows: Rows, cost: Cost) -> Rows:

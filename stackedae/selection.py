@@ -13,15 +13,14 @@ from typing import Any, TypeVar
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from stackedae.base import unconverged
+from stackedae.base import BaseStack, unconverged
 from stackedae.containers import Container
 from stackedae.errors import ArgumentError
-from stackedae.estimators import StackedAutoEncoder
 from stackedae.progress import Record
 from stackedae.sharing import go_on, share_reads
 from stackedae.stores import StoreLike, local_path, shown
 
-E = TypeVar("E", bound=StackedAutoEncoder)
+E = TypeVar("E", bound=BaseStack)
 
 Setting = Mapping[str, Any]
 """Values of some parameters of an estimator, by name."""
@@ -32,6 +31,7 @@ def fit_many(
     settings: Iterable[Setting],
     X: Container,
     y: Any = None,
+    sample_weight: Container | None = None,
     *,
     callback: Callable[[int, Record], None] | None = None,
 ) -> list[E]:
@@ -44,13 +44,13 @@ def fit_many(
 
     Parameters
     ----------
-    estimator : StackedAutoEncoder
+    estimator : StackedAutoEncoder, or one that predicts or detects
         What to fit; it is cloned for each setting, and stays as it is.
     settings : iterable of dict
         Parameters to set, by name, such as `sklearn.model_selection.ParameterGrid` yields.
     X : array-like, Dask array, DataArray or zarr.Array of shape (n_samples, …)
         Samples, as for `fit`.
-    y : object
+    y, sample_weight : container or None
         As for `fit`.
     callback : callable or None
         Called as ``callback(number, record)`` after every iteration of the fit with the setting of
@@ -58,7 +58,7 @@ def fit_many(
 
     Returns
     -------
-    list of StackedAutoEncoder
+    list of estimators
         Fitted, one for each setting, in order.
 
     Raises
@@ -80,7 +80,8 @@ def fit_many(
     -----
     Give the estimator a `random_state`: fits with the same one draw the same random samples, which
     are then held once; without one, every fit holds its own. Features of a layer are each fit's
-    own, and held if they fit into its part of the memory.
+    own, and held if they fit into its part of the memory. Settings with other `class_weight` read
+    by themselves, and so does what comes after the layers where few samples have a label.
 
     `bytes_read` of a pass that several fits share stands in the history of the first of them, and
     is 0 in the others: summed over all models, it is what was read.
@@ -101,6 +102,7 @@ def fit_many(
     every = [dict(setting) for setting in settings]
     models = _models(estimator, every)
     one_at_a_time = threading.Lock()
+    known = {} if sample_weight is None else {"sample_weight": sample_weight}
 
     def tell(number: int, record: Record) -> None:
         go_on()
@@ -110,7 +112,7 @@ def fit_many(
 
     def fit(number: int) -> None:
         with _naming(number, every[number]):
-            models[number].fit(X, y, callback=partial(tell, number))
+            models[number].fit(X, y, **known, callback=partial(tell, number))
 
     with warnings.catch_warnings():
         # Threads would warn without saying which setting it is about.
@@ -123,11 +125,11 @@ def fit_many(
 
 
 def _models(estimator: E, settings: Sequence[Setting]) -> list[E]:
-    if not isinstance(estimator, StackedAutoEncoder):
+    if not isinstance(estimator, BaseStack):
         raise ArgumentError(
             "estimator",
             estimator,
-            "is no StackedAutoEncoder, and only these share reads",
+            "is no estimator of stacked layers, and only these share reads",
             "pass one, and X as a transformer before it would return it",
         )
     if not settings:

@@ -89,6 +89,17 @@ class LabelledRows(RowSource):
             start = part.stop
 
 
+class WeightedRows(RowSource):
+    """Other rows with the column of this name for their weights."""
+
+    def __init__(self, name: str, rows: RowSource) -> None:
+        self.name, self.rows = name, rows
+
+    def portions(self) -> Iterator[SomeRows]:
+        """Yield every portion with its weights."""
+        return (_with_weight(self.name, rows) for rows in _portions(self.rows))
+
+
 class PickedRows(RowSource):
     """Those of other rows whose column of this name is not NaN."""
 
@@ -383,9 +394,12 @@ class Shards:
 
     def weighted_by(self, name: str) -> Shards:
         """Return the same rows with the column of this name for their weights."""
-        return self._with(
-            ("weight",), _with_weight, [(name,)] * len(self.blocks), "stackedae-label"
-        )
+        if self.held:
+            each = [(name,)] * len(self.blocks)
+            return self._with(("weight",), _with_weight, each, "stackedae-label")
+        run, aside = self._runner, tuple(dict.fromkeys((*self.aside, "weight")))
+        blocks = [run.call("stackedae-label", WeightedRows, name, block) for block in self.blocks]
+        return replace(self, blocks=blocks, aside=aside)
 
     def n_known(self, name: str) -> list[int]:
         """Return how many rows of each shard have a value in this column; none is read for it."""
@@ -692,7 +706,7 @@ def _known(name: str, rows: Labelled) -> Labelled:
 
 def _column(name: str, block: SomeRows | RowSource) -> Array:
     """Return what is beside rows, which are not read or computed for it."""
-    while isinstance(block, MappedRows):
+    while isinstance(block, (MappedRows, WeightedRows)):
         block = block.rows
     return block.aside[name] if isinstance(block, LabelledRows) else aside_of(block)[name]
 
@@ -704,8 +718,8 @@ def _n_known(name: str, blocks: Sequence[SomeRows | RowSource]) -> list[int]:
     ]
 
 
-def _with_weight(weight: str, block: SomeRows | RowSource) -> Any:
-    return _beside(("weight",), _column(weight, block), block)
+def _with_weight(weight: str, rows: SomeRows) -> SomeRows:
+    return Labelled(features_in(rows), {**aside_of(rows), "weight": aside_of(rows)[weight]})
 
 
 def _pick(name: str, blocks: Sequence[SomeRows | RowSource]) -> list[SomeRows]:

@@ -75,6 +75,7 @@ def share_reads(works: Sequence[Callable[[], T]]) -> list[T]:
     meeting.serve()
     for thread in started:
         thread.join()
+    meeting.sources.clear()  # connections made meanwhile keep the context, and so the meeting
     meeting.raise_error()
     return [results[number] for number in range(len(works))]
 
@@ -94,6 +95,19 @@ def shared(shards: Shards, *, label: str = "") -> Shards:
         return shards
     source = part.meeting.source_of(shards, label)
     return _shared(source.shards, [Block() for _ in shards.rows], Recorder(source, part.ask))
+
+
+def unshared(shards: Shards) -> Shards:
+    """Return rows that others use too as those have them who share no reads.
+
+    Parameters
+    ----------
+    shards : Shards
+        What `shared` returned.
+    """
+    if isinstance(shards, SharedShards) and shards.is_shared:
+        return shards.recorder.source.shards
+    return shards
 
 
 def n_sharing() -> int:

@@ -155,6 +155,7 @@ class _Training:
             training.dtype,
             missing=training.missing,
             beside=self._beside,
+            known=0 if targets is None else targets.checksum,
             validation=training.validation,
             seed=self.seeds[-1],
         )

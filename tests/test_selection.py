@@ -30,6 +30,7 @@ from stackedae.minimisation import BATCHING
 
 N, D = 3000, 16
 SAE = StackedAutoEncoder((6, 4), max_iter=3, tol=0, random_state=0)
+LABELS = np.random.default_rng(2).integers(0, 3, N)
 
 
 class Counting(MemoryStore):
@@ -151,6 +152,38 @@ def test_what_is_held_out_is_read_as_often_as_is_told(stored, monkeypatch, memor
         assert stored.store.n_bytes == of_one
 
 
+@pytest.mark.usefixtures("streamed")
+@pytest.mark.parametrize(
+    ("of_class", "y", "settings"),
+    [
+        (StackedAutoEncoderClassifier, LABELS, [{}, {"alpha": 0.1}, {"fine_tune": False}]),
+        (StackedAutoEncoderClassifier, np.where(np.arange(N) % 4, -1, LABELS), [{}, {"alpha": 1}]),
+        (StackedAutoEncoderClassifier, LABELS, [{}, {"class_weight": "balanced"}]),
+        (StackedAutoEncoderRegressor, LABELS, [{}, {"corruption": 0.2}, {"solver": "adam"}]),
+        (StackedAutoEncoderOutlierDetector, None, [{}, {"contamination": 0.2}]),
+    ],
+    ids=["labels", "few labels", "weights of classes", "numbers", "none"],
+)
+def test_the_same_bits_whatever_is_learned(stored, of_class, y, settings):
+    estimator = of_class(6, max_iter=2, epochs=2, tol=0, random_state=0)
+    weight = () if y is None else (np.linspace(0.5, 1, N),)
+    alone, reads = [], []
+    for setting in settings:
+        stored.store.n_bytes = 0
+        alone.append(clone(estimator).set_params(**setting).fit(stored, y, *weight))
+        reads.append(stored.store.n_bytes)
+    stored.store.n_bytes = 0
+    models = fit_many(estimator, settings, stored, y, *weight)
+    assert [told(model) for model in models] == [told(model) for model in alone]
+    for model, expected in zip(models, alone, strict=True):
+        if y is None:
+            assert model.offset_ == expected.offset_
+        else:
+            assert model.head_.params.tobytes() == expected.head_.params.tobytes()
+    share = 1 if "class_weight" in settings[-1] else 0.75
+    assert stored.store.n_bytes <= share * sum(reads)
+
+
 @pytest.mark.parametrize("client_flops", [3e6, 1e12])
 def test_what_fits_into_memory_is_loaded_once(stored, monkeypatch, client_flops):
     monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", client_flops)
@@ -164,12 +197,23 @@ def test_what_fits_into_memory_is_loaded_once(stored, monkeypatch, client_flops)
 
 
 @pytest.mark.usefixtures("streamed")
-def test_the_same_bits_on_a_cluster(stored, cluster):
+@pytest.mark.parametrize(
+    ("estimator", "y"),
+    [
+        (SAE, None),
+        (
+            StackedAutoEncoderClassifier(max_iter=2, tol=0, random_state=0),
+            np.where(np.arange(N) % 4, -1, LABELS),
+        ),
+    ],
+    ids=["features", "classes"],
+)
+def test_the_same_bits_on_a_cluster(stored, cluster, estimator, y):
     X = da.from_array(stored[:], chunks=(500, -1))
     settings = [{"hidden_layer_sizes": 5, "batching": batching} for batching in BATCHING]
-    alone = [told(clone(SAE).set_params(**s).fit(X)) for s in settings]
+    alone = [told(clone(estimator).set_params(**s).fit(X, y)) for s in settings]
     with cluster.as_current():
-        assert [told(model) for model in fit_many(SAE, settings, X)] == alone
+        assert [told(model) for model in fit_many(estimator, settings, X, y)] == alone
     while cluster.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
         time.sleep(0.01)  # what is not needed any more goes a moment later
 
@@ -197,7 +241,7 @@ def test_an_error_names_the_setting(stored):
 def test_what_cannot_be_worked_with_is_refused(stored):
     with pytest.raises(ArgumentError, match=r"settings=\[\] is empty"):
         fit_many(SAE, [], stored)
-    with pytest.raises(ArgumentError, match=r"estimator=PCA\(\) is no StackedAutoEncoder"):
+    with pytest.raises(ArgumentError, match=r"estimator=PCA\(\) is no estimator of stacked layers"):
         fit_many(PCA(), [{}], stored)
     settings = [{}, {"checkpoint": "a"}, {"checkpoint": "b"}, {"checkpoint": "./b"}]
     with pytest.raises(ArgumentError, match=r"is that of settings\[2\] and of settings\[3\]"):
