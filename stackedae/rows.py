@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from stackedae.memory import (
     HELD_SHARE,
     MIB,
     TASK_SHARE,
+    Holding,
     bytes_of_solver,
     bytes_per_task,
     hold_or_stream,
@@ -96,8 +98,9 @@ class Rows:
 
     def made_to(self, shards: Shards, cost: Cost) -> Rows:
         """Return what was made of these rows: now, if it is held, or by every use."""
-        read = self.bytes_per_read
-        to_hold, per_read = (read, 0) if shards.held else (0, read)
+        to_hold, per_read = 0, self.bytes_per_read
+        if shards.held:
+            to_hold, per_read = round(reads_paid(self.shards, 1) * per_read), 0
         return replace(
             self, shards=shards, cost=cost, bytes_to_hold=to_hold, bytes_per_read=per_read
         )
@@ -192,26 +195,20 @@ def rows_of(
     # Others who share reads may hold out other shards, of the same sizes.
     label = f"{whole.aside} {known} {(n_out, seed) if n_out else ''}"
     shards = source = shared(rest, label=label)
-    if belongs_here(cost, shards):
-        held, reason = True, f"{shards.n_bytes / MIB:.1f} MiB of rows are held by the client"
-    elif not n_bytes and active_client() is None:
-        held, reason = True, f"{shards.n_bytes / MIB:.0f} MiB of rows are in memory already"
-    else:
-        memory = memory_of_workers()
-        decision = hold_or_stream(whole.n_bytes, memory.capacity)
-        held, reason = decision.held, decision.reason
-        refuse_unless_it_fits(shards, cost, bytes_of_a_chunk(X), memory, held=held)
-    paid = 0.0
-    if out is not None and (held or out.n_bytes <= HELD_OUT_SHARE * memory_of_workers().capacity):
+    holding, most_held_out = _holding_of(whole, source, cost, X, n_bytes)
+    out_paid, reads = 0.0, int(holding.held)
+    if out is not None and out.n_bytes <= most_held_out:
         # Else everybody reads them alone: who waited for others here would read all else alone.
         common = shared(out, label=f"{label} held out")
         out = common.hold(here=belongs_here(cost, out))
-        paid = reads_paid(common, 1)
-    if held:
+        out_paid = reads_paid(common, 1)
+    if holding.held:
         shards = source.hold(here=belongs_here(cost, source))
         leave()
     if validation and out is None:
+        reads += 0 if shards.held else 2
         shards, out = from_every_shard(shards, validation, seed)
+    how = "held" if shards.held else "streamed, read again by every evaluation"
 
     def refuse() -> None:
         all_rows = shards if out is None else whole
@@ -224,18 +221,33 @@ def rows_of(
     rows = Rows(
         shards,
         cost,
-        place="held" if held else "streamed",
-        reason=f"{reason}: {'held' if held else 'streamed, read again by every evaluation'}",
-        bytes_to_hold=round(reads_paid(source, 1) * bytes_of(source)) if held else 0,
-        bytes_per_read=0 if held else bytes_of(shards),
+        place="held" if shards.held else "streamed",
+        reason=f"{holding.reason}: {how}",
+        bytes_to_hold=round(reads_paid(source, reads) * bytes_of(source)),
+        bytes_per_read=0 if shards.held else bytes_of(shards),
         missing=missing,
         refuse=refuse,
     )
     if out is None:
         return rows
-    to_hold, per_read = round(paid * bytes_of(out)), 0 if out.held else bytes_of(out)
+    to_hold, per_read = round(out_paid * bytes_of(out)), 0 if out.held else bytes_of(out)
     held_out = replace(rows, shards=out, bytes_to_hold=to_hold, bytes_per_read=per_read)
     return replace(rows, held_out=held_out)
+
+
+def _holding_of(
+    whole: Shards, source: Shards, cost: AutoEncoderCost, X: Container, bytes_of_reading: int
+) -> tuple[Holding, float]:
+    """Decide whether rows are held, and how many bytes of what is held out of them may be."""
+    size = source.n_bytes / MIB
+    if belongs_here(cost, source):
+        return Holding(True, f"{size:.1f} MiB of rows are held by the client"), math.inf
+    if not bytes_of_reading and active_client() is None:
+        return Holding(True, f"{size:.0f} MiB of rows are in memory already"), math.inf
+    memory = memory_of_workers()
+    holding = hold_or_stream(whole.n_bytes, memory.capacity)
+    refuse_unless_it_fits(source, cost, bytes_of_a_chunk(X), memory, held=holding.held)
+    return holding, math.inf if holding.held else HELD_OUT_SHARE * memory.capacity
 
 
 def refuse_unless_it_fits(
@@ -385,9 +397,7 @@ def labelled(rows: Rows, cost: Cost) -> Rows:
     if not (here or shards.held or max(sizes) == 0):
         leave()  # what others read are all rows
         return held_if_they_fit(replace(rows, shards=later), cost)
-    known = shards.known(TARGET, sizes, here=here)
-    to_hold = round(reads_paid(rows.shards, 1) * rows.bytes_per_read)
-    return replace(_now_held(rows, known, cost), bytes_to_hold=to_hold)
+    return _now_held(rows, shards.known(TARGET, sizes, here=here), cost)
 
 
 def held_if_they_fit(rows: Rows, cost: Cost) -> Rows:

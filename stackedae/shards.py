@@ -707,6 +707,8 @@ def _known(name: str, rows: Labelled) -> Labelled:
 def _column(name: str, block: SomeRows | RowSource) -> Array:
     """Return what is beside rows, which are not read or computed for it."""
     while isinstance(block, (MappedRows, WeightedRows)):
+        if isinstance(block, WeightedRows) and name == "weight":
+            name = block.name
         block = block.rows
     return block.aside[name] if isinstance(block, LabelledRows) else aside_of(block)[name]
 

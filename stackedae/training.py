@@ -172,7 +172,7 @@ class _Training:
         self.observer.on_data(description)
         log.progress = self.progress = replace(self.progress, data=description)
         self._train_layers(data, held_out, survey, log, scratch)
-        data = replace(data, bytes_to_hold=log.bytes_read)  # what was not told yet
+        data = replace(data, bytes_to_hold=log.bytes_read)  # none, unless no layer was left
         held_out = None if held_out is None else replace(held_out, bytes_to_hold=0)
         if targets is not None:
             cost_of_all = self._network()
@@ -180,7 +180,7 @@ class _Training:
                 held_out = labelled(held_out, cost_of_all)
                 held_out = held_out if held_out.shards.n_rows else None
             data = labelled(data, cost_of_all)
-            self._train_head(data, held_out, targets)
+            data, held_out = self._train_head(data, held_out, targets)
         if self.settings.fine_tune:
             self._tune(data, held_out)
         return self.progress
@@ -254,19 +254,26 @@ class _Training:
         parts = rows.shards, survey.sample, held_out
         self._minimise(cost, parts, moments, start, index, log, near=near)
 
-    def _train_head(self, data: Rows, held_out: Rows | None, targets: Targets) -> None:
-        """Train what predicts, on the features of the last layer."""
+    def _train_head(
+        self, data: Rows, held_out: Rows | None, targets: Targets
+    ) -> tuple[Rows, Rows | None]:
+        """Train what predicts, on the features of the last layer; return rows with reads told."""
         index, stack = len(self.settings.layers), Stack(self.progress.layers)
         if self.progress.head is not None:
-            return
+            return data, held_out
         cost = targets.cost((self.settings.layers[-1].n_hidden,), alpha=self.settings.alphas[-1])
         rows = held_if_they_fit(replace(data, shards=encoded(data.shards, stack)), cost)
+        features = None if held_out is None else features_held_out(held_out, stack, cost)
+        log = Log(self.progress, rows, self.observer.on_step, features)
+        log.bytes_read += data.bytes_to_hold
+        data = replace(data, bytes_to_hold=0)
         if held_out is not None:
-            held_out = features_held_out(held_out, stack, cost)
-        log = Log(self.progress, rows, self.observer.on_step, held_out)
+            log.bytes_read += held_out.bytes_to_hold
+            held_out = replace(held_out, bytes_to_hold=0)
         sample = self._sample(rows, cost, index, log)
-        parts, moments = (rows.shards, sample, held_out), [moments_of(sample)]
+        parts, moments = (rows.shards, sample, features), [moments_of(sample)]
         self._minimise(cost, parts, moments, cost.layout.zeros(), index, log)
+        return data, held_out
 
     def _tune(self, data: Rows, held_out: Rows | None) -> None:
         """Train all together, from where each has come."""

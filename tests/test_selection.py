@@ -158,11 +158,16 @@ def test_what_is_held_out_is_read_as_often_as_is_told(stored, monkeypatch, memor
     [
         (StackedAutoEncoderClassifier, LABELS, [{}, {"alpha": 0.1}, {"fine_tune": False}]),
         (StackedAutoEncoderClassifier, np.where(np.arange(N) % 4, -1, LABELS), [{}, {"alpha": 1}]),
+        (
+            StackedAutoEncoderClassifier,
+            np.where(np.arange(N) % 4, -1, LABELS),
+            [{"fine_tune": False}] * 2,
+        ),
         (StackedAutoEncoderClassifier, LABELS, [{}, {"class_weight": "balanced"}]),
         (StackedAutoEncoderRegressor, LABELS, [{}, {"corruption": 0.2}, {"solver": "adam"}]),
         (StackedAutoEncoderOutlierDetector, None, [{}, {"contamination": 0.2}]),
     ],
-    ids=["labels", "few labels", "weights of classes", "numbers", "none"],
+    ids=["labels", "few labels", "few labels, head alone", "weights of classes", "numbers", "none"],
 )
 def test_the_same_bits_whatever_is_learned(stored, of_class, y, settings):
     estimator = of_class(6, max_iter=2, epochs=2, tol=0, random_state=0)
@@ -172,9 +177,12 @@ def test_the_same_bits_whatever_is_learned(stored, of_class, y, settings):
         stored.store.n_bytes = 0
         alone.append(clone(estimator).set_params(**setting).fit(stored, y, *weight))
         reads.append(stored.store.n_bytes)
+        assert bytes_read(alone[-1]) == reads[-1] - (y is None) * stored.nbytes  # the threshold
     stored.store.n_bytes = 0
     models = fit_many(estimator, settings, stored, y, *weight)
     assert [told(model) for model in models] == [told(model) for model in alone]
+    if y is not None:
+        assert sum(map(bytes_read, models)) == stored.store.n_bytes
     for model, expected in zip(models, alone, strict=True):
         if y is None:
             assert model.offset_ == expected.offset_
