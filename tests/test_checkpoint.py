@@ -91,7 +91,7 @@ def undisturbed(X):
 )
 def test_it_goes_on_from_anywhere(X, undisturbed, settings):
     whole = undisturbed(**settings)
-    for n in range(1, whole.n_iter_ + 1, 13):
+    for n in range(1, whole.n_iter_ + 1, 9):
         shutil.rmtree(RUN, ignore_errors=True)
         begun(X, n, checkpoint_every="1h", **settings)
         assert_same(estimator(**settings).fit(X), whole)

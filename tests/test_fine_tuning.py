@@ -89,7 +89,7 @@ def test_noise_is_the_same_on_every_scheduler(digits, cluster, monkeypatch):
     lazy = da.from_array(digits.astype(np.float32), chunks=(500, 8, 8))
 
     def fit():
-        settings = {"corruption": 0.3, "validation": 0.25, "fine_tune": True, "max_iter": 4}
+        settings = {"corruption": 0.3, "validation": 0.25, "fine_tune": True, "max_iter": 8}
         return bits(quick(**settings).fit(lazy))
 
     here = fit()

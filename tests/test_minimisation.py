@@ -39,7 +39,7 @@ def test_adam_gets_about_as_far_as_lbfgs(digits):
 
 @pytest.mark.parametrize("settings", [{}, {"tied": True, "fine_tune": True, "corruption": 0.2}])
 def test_batches_give_the_same_bits_on_every_scheduler(digits, cluster, monkeypatch, settings):
-    monkeypatch.setattr("stackedae.memory.MIN_SHARD_BYTES", 2**14)  # several replicas
+    monkeypatch.setattr("stackedae.memory.MIN_SHARD_BYTES", 2**12)  # several replicas
     lazy = da.from_array(digits[0], chunks=(450, 64))
 
     def fit():

@@ -159,7 +159,7 @@ def test_same_bits_whatever_the_cluster(digits, cluster, monkeypatch):
 
     def fit():
         settings = {"corruption": 0.2, "class_weight": "balanced", "validation": 0.25}
-        return bits(classifier((6,), max_iter=4, **settings).fit(lazy, few, weights))
+        return bits(classifier((6,), **settings).fit(lazy, few, weights))
 
     monkeypatch.setattr("stackedae.memory.CLIENT_FLOPS", 0)
     with cluster.as_current():
