@@ -378,9 +378,11 @@ def describe_scheduler() -> dict[str, Any]:
     if client is None:
         return {"kind": "threads", "threads": n_threads()}
     threads = _threads_of(client)
+    scheduler: Any = client.scheduler
     return {
         "kind": "distributed",
-        "address": client.scheduler_info()["address"],
+        # That by which we reach it: one that it gives itself may be good on its own host only.
+        "address": scheduler.address,
         "workers": len(threads),
         "threads": sum(threads.values()),
     }
