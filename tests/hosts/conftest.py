@@ -1,17 +1,17 @@
 """Hosts with addresses and disks of their own: network namespaces of Linux, joined by a bridge."""
 
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from stackedae import StackedAutoEncoder, extract_patches, open_patches
@@ -19,14 +19,15 @@ from stackedae.memory import runs_on_client
 
 SCHEDULER, WORKERS, CLIENT, STORE = "scheduler", ("worker1", "worker2"), "client", "store"
 ADDRESSES = {name: f"10.77.0.{i}" for i, name in enumerate((SCHEDULER, *WORKERS, CLIENT, STORE), 1)}
+COMMAND = os.path.join(os.path.dirname(sys.executable), "stackedae")
 DEADLINE = 300
 """Seconds after which something will never come, even on a busy machine."""
 
-PATCHES = {"patch_shape": (8, 8), "n_patches": 60_000, "rng": 0}
+N_PATCHES = 60_000
 SETTINGS = {
-    "hidden_layer_sizes": (100, 60),
+    "hidden_layer_sizes": (200, 40),
     "batching": "full",
-    "max_iter": 6,
+    "max_iter": 5,
     "tol": 0,
     "random_state": 0,
 }
@@ -51,71 +52,108 @@ class Host:
         self.namespace = f"{network.prefix}-{name}"
         self.disk = network.root / "disks" / name
         self.environment, self.serving = {}, []
-        Path(self.disk, "tmp").mkdir(parents=True)
+        self.disk.mkdir(parents=True)
 
     def start(self, *command, **options):
         """Start a process, which sees the network and the disk of this host."""
         home = self.network.home
         environment = {
             **os.environ,
-            # An address is found by the way to the scheduler, and a slow machine is patient.
             "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": f"{DEADLINE}s",
             "HOME": str(home),
             "TMPDIR": str(home / "tmp"),
             **self.environment,
             **options.pop("env", {}),
         }
-        folders = (self.network.root / "disks", self.disk, home, self.network.shared)
+        Path(self.disk, "tmp").mkdir(exist_ok=True)
+        network = self.network
+        folders = (self.disk.parent, self.disk, home, network.offered, network.shared)
         inside = ("sh", "-c", _OWN_DISK, "sh", *map(str, folders), *map(str, command))
         return subprocess.Popen(
             ("ip", "netns", "exec", self.namespace, *inside), env=environment, **options
         )
 
+    @contextmanager
+    def running(self, *command, **options):
+        """Run a command while inside, and to its end if that is not far; yield the process."""
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with self.start(*command, **streams, **options) as process:
+            too_late = threading.Timer(DEADLINE, process.kill)
+            too_late.start()
+            try:
+                yield process
+                process.wait()
+            finally:
+                too_late.cancel()
+                process.kill()
+
     def run(self, *command, **options):
-        """Run a command to its end; return it, with what it said."""
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-        with self.start(*command, **options) as process:
-            out, err = process.communicate(timeout=DEADLINE)
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
+        """Run a command to its end; return the exit status, and what it said."""
+        with self.running(*command, **options) as process:
+            said = process.stdout.read()
+        return process.returncode, said
+
+    def succeed(self, *command, **options):
+        """Run a command that must not fail; return what it said."""
+        status, said = self.run(*command, **options)
+        assert status == 0, said
+        return said
 
     def python(self, code, **options):
-        """Run some lines of Python, which must not fail; return what they print."""
-        done = self.run(sys.executable, "-c", code, **options)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        """Run some lines of Python, which must not fail; return what they said."""
+        return self.succeed(sys.executable, "-c", code, **options)
 
-    def serve(self, *command, **options):
-        """Start a process that goes on until all is over; what it says goes to a file."""
-        log = self.disk / f"{len(os.listdir(self.disk))}.log"
+    def serve(self, *command):
+        """Start a process that goes on until the host stops; what it says goes to a file."""
+        log = self.disk / "log"
         with open(log, "wb") as file:
-            process = self.start(*command, stdout=file, stderr=subprocess.STDOUT, **options)
-        self.serving.append(process)
+            self.serving.append(self.start(*command, stdout=file, stderr=subprocess.STDOUT))
         return log
+
+    def processes(self):
+        """Return what runs here."""
+        running = []
+        for pid in _ip("netns", "pids", self.namespace).split():
+            with suppress(psutil.NoSuchProcess):  # it has ended since
+                running.append(psutil.Process(int(pid)))
+        return running
+
+    def worked(self):
+        """Return the seconds that processors worked for what runs here."""
+        return sum(sum(process.cpu_times()[:2]) for process in self.processes())
 
     def stop(self):
         """End what runs here, and clear the disk."""
-        pids = [int(pid) for pid in _ip("netns", "pids", self.namespace).split()]
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not _ip("netns", "pids", self.namespace))
+        while running := self.processes():
+            for process in running:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(running, timeout=DEADLINE)
         while self.serving:
             self.serving.pop().wait()
         shutil.rmtree(self.disk)
-        Path(self.disk, "tmp").mkdir(parents=True)
+        self.disk.mkdir()
+        self.environment.clear()
 
-    def link(self, state):
-        """Plug the cable in, or out, where it ends at the bridge."""
-        _ip("-n", self.network.bridge, "link", "set", self.name, state)
+    @contextmanager
+    def unplugged(self):
+        """Pull out the cable, where it ends at the bridge, while inside."""
+        link = ("-n", self.network.bridge, "link", "set", self.name)
+        _ip(*link, "down")
+        try:
+            yield
+        finally:
+            _ip(*link, "up")
 
 
 # What is mounted is seen by this process only, for ip made a mount namespace for it. It ends with
 # the tests, however these end.
 _OWN_DISK = """
 set -e
-disks=$1 disk=$2 home=$3 shared=$4
-shift 4
+disks=$1 disk=$2 home=$3 offered=$4 shared=$5
+shift 5
 mount --bind "$disk" "$home"
-mount --bind "$shared" "$shared"
+mount --bind "$offered" "$shared"
 mount -o remount,bind,ro "$shared"
 mount -t tmpfs -o ro none "$disks"
 cd "$home"
@@ -128,11 +166,14 @@ class Network:
 
     def __init__(self, root):
         self.root, self.prefix = root, f"stackedae-{uuid.uuid4().hex[:8]}"
-        self.home, self.shared = root / "home", root / "shared"
-        self.home.mkdir()
-        self.shared.mkdir()
+        self.home, self.shared, self.nothing = root / "home", root / "shared", root / "nothing"
+        for folder in (self.home, self.shared, self.nothing):
+            folder.mkdir()
+        self.offered = self.shared
         self.bridge = f"{self.prefix}-bridge"
         self.hosts = {name: Host(self, name) for name in ADDRESSES}
+        self.ending = ExitStack()
+        self.ending.callback(shutil.rmtree, root)
 
     def __getitem__(self, name):
         return self.hosts[name]
@@ -141,18 +182,44 @@ class Network:
         namespaces = [self.bridge, *(host.namespace for host in self.hosts.values())]
         for namespace in namespaces:
             _ip("netns", "add", namespace)
+            self.ending.callback(_ip, "netns", "delete", namespace)
             _ip("-n", namespace, "link", "set", "lo", "up")
         _ip("-n", self.bridge, "link", "add", "bridge", "type", "bridge")
         _ip("-n", self.bridge, "link", "set", "bridge", "up")
         for name, host in self.hosts.items():
+            self.ending.callback(host.stop)
             peer = ("peer", "name", "eth0", "netns", host.namespace)
             _ip("-n", self.bridge, "link", "add", name, "type", "veth", *peer)
             _ip("-n", self.bridge, "link", "set", name, "master", "bridge", "up")
             _ip("-n", host.namespace, "address", "add", f"{host.address}/24", "dev", "eth0")
             _ip("-n", host.namespace, "link", "set", "eth0", "up")
-        done = self.hosts[CLIENT].run("true")
-        if done.returncode:
-            raise RefusedError(done.stderr)
+        status, said = self.hosts[CLIENT].run("true")
+        if status:
+            raise RefusedError(said)
+
+    @contextmanager
+    def sharing_nothing(self):
+        """Let processes that start meanwhile see none of the patches that are shared."""
+        self.offered = self.nothing
+        try:
+            yield
+        finally:
+            self.offered = self.shared
+
+    @contextmanager
+    def listening(self, word):
+        """Listen at the bridge while inside; yield what then has packets, and those with a word."""
+        heard = []
+        command = (sys.executable, "-c", _LISTEN, word)
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        inside = ("ip", "netns", "exec", self.bridge, *command)
+        with subprocess.Popen(inside, **streams) as listener:
+            try:
+                assert listener.stdout.readline() == "listening\n"
+                yield heard
+            finally:
+                listener.terminate()
+                heard += map(int, listener.communicate()[0].split())
 
     @contextmanager
     def cluster(self, protocol="tcp"):
@@ -173,22 +240,27 @@ class Network:
             for name in (SCHEDULER, *WORKERS, CLIENT):
                 self[name].stop()
 
-    def cut(self, names, seconds):
-        """Leave hosts without a cable for so long."""
-        for state in ("down", "up"):
-            for name in names:
-                self[name].link(state)
-            time.sleep(seconds if state == "down" else 0)
-
     def remove(self):
-        """End all that runs on the hosts, and remove what is there of them."""
-        there = set(re.findall(rf"^{self.prefix}\S+", _ip("netns", "list"), re.MULTILINE))
-        for host in self.hosts.values():
-            if host.namespace in there:
-                host.stop()
-        for namespace in there:
-            _ip("netns", "delete", namespace)
-        shutil.rmtree(self.root)
+        """End all that runs on the hosts, and remove what was made, as far as it was."""
+        self.ending.close()
+
+
+_LISTEN = """
+import signal, socket, sys
+
+def tell(*_):
+    print(n_packets, n_with_word)
+    sys.exit()
+
+word, n_packets, n_with_word = sys.argv[1].encode(), 0, 0
+signal.signal(signal.SIGTERM, tell)
+every_protocol = socket.htons(3)
+ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, every_protocol)
+print("listening", flush=True)
+while True:
+    n_with_word += word in ear.recv(2**17)
+    n_packets += 1
+"""
 
 
 class RefusedError(Exception):
@@ -202,13 +274,17 @@ def _ip(*words):
     return done.stdout
 
 
-def wait_until(condition):
+@pytest.fixture(scope="session")
+def eventually():
     """Wait for something that comes, but not for ever."""
-    end = time.monotonic() + DEADLINE
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return found
+
+    def wait(condition):
+        end = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    return wait
 
 
 @pytest.fixture(scope="session")
@@ -236,11 +312,16 @@ def scheduler(network):
 
 
 @pytest.fixture(scope="session")
-def patches(network):
+def images():
+    """What patches are cut from."""
+    return np.random.default_rng(0).random((8, 200, 200)).cumsum(1).cumsum(2) % 1
+
+
+@pytest.fixture(scope="session")
+def patches(network, images):
     """Where patches are that all hosts can read."""
     store = network.shared / "patches.zarr"
-    images = np.random.default_rng(0).random((8, 200, 200)).cumsum(1).cumsum(2) % 1
-    extract_patches(images, **PATCHES, store=store)
+    extract_patches(images, (8, 8), N_PATCHES, store=store, rng=0)
     return store
 
 
@@ -256,7 +337,7 @@ def bits():
 
     def of(model):
         for layer in model.layers_:
-            assert not runs_on_client(0, layer.cost.flops(PATCHES["n_patches"]))
+            assert not runs_on_client(0, layer.cost.flops(N_PATCHES))
         return [layer.params.tobytes() for layer in model.layers_]
 
     return of
@@ -269,8 +350,24 @@ def settings():
 
 
 @pytest.fixture(scope="session")
-def fit_options():
-    """Words of the command line for the same fit."""
+def extract_command():
+    """The command line for the same patches, but for what it reads and writes."""
+    return (COMMAND, "extract", "--patch", "8x8", "--n-patches", N_PATCHES)
+
+
+@pytest.fixture(scope="session")
+def fit_command():
+    """The command line for the same fit, but for what it reads and writes."""
     sizes = SETTINGS["hidden_layer_sizes"]
     hidden = [word for size in sizes for word in ("--hidden", size)]
-    return (*hidden, "--batching", "full", "--max-iter", SETTINGS["max_iter"], "--tol", 0)
+    return (
+        COMMAND,
+        "fit",
+        *hidden,
+        "--batching",
+        "full",
+        "--max-iter",
+        SETTINGS["max_iter"],
+        "--tol",
+        0,
+    )

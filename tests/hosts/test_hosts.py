@@ -5,6 +5,9 @@ import zarr
 
 from stackedae import StackedAutoEncoder
 
+OF_TASKS = "stackedae-"
+"""How the names of tasks begin."""
+
 SEEN_BY_WORKERS = """
 import os
 from distributed import Client
@@ -15,13 +18,16 @@ with Client({scheduler!r}) as client:
 
 
 @pytest.mark.parametrize("memory", ["held", "streamed"])
-def test_a_fit_across_hosts(network, scheduler, patches, expected, bits, fit_options, memory):
+def test_a_fit_across_hosts(network, scheduler, patches, expected, bits, fit_command, memory):
     client = network["client"]
     model, run = f"{memory}.zarr", f"{memory}-run.zarr"
-    options = (*fit_options, "--checkpoint", run, "--checkpoint-every", 3, "--scheduler", scheduler)
+    written = ("--out", model, "--checkpoint", run, "--checkpoint-every", 3)
     environment = {} if memory == "held" else {"DASK_STACKEDAE__MEMORY": "20 MB"}
-    fit = client.run("stackedae", "fit", patches, *options, "--out", model, env=environment)
-    assert fit.returncode == 0, fit.stderr
+    with network.listening(OF_TASKS) as heard:
+        command = (*fit_command, patches, *written, "--scheduler", scheduler)
+        client.succeed(*command, env=environment)
+    n_packets, n_with_names = heard
+    assert n_packets > n_with_names > 0
 
     fitted = StackedAutoEncoder.load(client.disk / model)
     assert bits(fitted) == expected
@@ -32,5 +38,5 @@ def test_a_fit_across_hosts(network, scheduler, patches, expected, bits, fit_opt
     assert {"tmp", model, run} <= {path.name for path in client.disk.iterdir()}
     assert list(zarr.open_group(client.disk / run, mode="r").group_keys())
     code = SEEN_BY_WORKERS.format(scheduler=scheduler, disks=str(client.disk.parent))
-    assert client.python(code).splitlines() == ["1.log tmp"] * 2
+    assert client.python(code).splitlines() == ["log tmp"] * 2
     assert [path.name for path in patches.parent.iterdir()] == [patches.name]
