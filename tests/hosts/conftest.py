@@ -33,13 +33,6 @@ SETTINGS = {
 }
 
 
-def pytest_collection_modifyitems(items):
-    here = os.path.dirname(__file__)
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.long)
-
-
 class Host:
     """A machine of the network: an address, and a disk that no other can see.
 
@@ -66,8 +59,8 @@ class Host:
             **options.pop("env", {}),
         }
         Path(self.disk, "tmp").mkdir(exist_ok=True)
-        network = self.network
-        folders = (self.disk.parent, self.disk, home, network.offered, network.shared)
+        offered, shared = self.network.offered, self.network.shared
+        folders = (self.disk.parent, self.disk, home, offered, shared)
         inside = ("sh", "-c", _OWN_DISK, "sh", *map(str, folders), *map(str, command))
         return subprocess.Popen(
             ("ip", "netns", "exec", self.namespace, *inside), env=environment, **options

@@ -9,6 +9,8 @@ import zarr
 
 from stackedae import StackedAutoEncoder
 
+pytestmark = pytest.mark.long
+
 FETCH = """
 import os
 from stackedae import StackedAutoEncoder

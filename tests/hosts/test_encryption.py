@@ -7,6 +7,8 @@ from distributed import Security
 
 from stackedae import StackedAutoEncoder
 
+pytestmark = pytest.mark.long
+
 OF_TASKS = "stackedae-"
 """How the names of tasks begin."""
 

@@ -5,6 +5,8 @@ import zarr
 
 from stackedae import StackedAutoEncoder
 
+pytestmark = pytest.mark.long
+
 OF_TASKS = "stackedae-"
 """How the names of tasks begin."""
 

@@ -10,6 +10,8 @@ import pytest
 
 from stackedae import StackedAutoEncoder
 
+pytestmark = pytest.mark.long
+
 CUT = 10
 """Seconds without a cable, which connections outlive."""
 
