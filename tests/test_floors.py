@@ -11,7 +11,10 @@ PACKAGE = Path(stackedae.__file__).parent
 
 FLOORS = [
     {"arrays", "errors", "evaluation", "layout", "_version"},
-    {"contrast", "costs", "labelled", "layers", "memory", "moments", "noise", "solvers", "windows"},
+    {
+        *("contrast", "costs", "forecast", "labelled", "layers", "memory", "moments", "noise"),
+        *("solvers", "windows"),
+    },
     {
         *("blas", "cluster", "containers", "contexts", "deferred", "documents", "failures"),
         *("images", "malloc", "objective", "pixels", "quantiles", "scatter", "shards", "sharing"),

@@ -1,0 +1,301 @@
+"""What an evaluation will take, before it is made: plain arithmetic on what machines can do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from stackedae.memory import (
+    halvings,
+    is_worth_two_stages,
+    n_tasks,
+    rows_per_shard,
+    runs_on_client,
+)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What machines and Dask can do.
+
+    The defaults were measured on two cores of an AMD EPYC, those of Dask with
+    ``benchmarks/scaling.py``; the network is one of 10 Gbit/s.
+
+    Parameters
+    ----------
+    flops : float
+        Floating-point operations of one thread in a second, in the kernels.
+    reading : float
+        Bytes of rows that one thread reads and decompresses in a second.
+    bandwidth : float
+        Bytes of one worker's network in a second.
+    latency : float
+        Seconds until a message between two workers arrives, however short it is.
+    client_per_task : float
+        Seconds of the client to make a task and to send it.
+    scheduler_per_task : float
+        Seconds of the scheduler to take in a task, to hand it out and to forget it.
+    worker_per_task : float
+        Seconds of a worker's thread that a task takes beside its work.
+    round_trip : float
+        Seconds of an evaluation that does next to nothing.
+    """
+
+    flops: float = 50e9
+    reading: float = 500e6
+    bandwidth: float = 1e9
+    latency: float = 1e-3
+    client_per_task: float = 0.4e-3
+    scheduler_per_task: float = 0.6e-3
+    worker_per_task: float = 2e-3
+    round_trip: float = 20e-3
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an evaluation of a cost and its gradient will take.
+
+    Parameters
+    ----------
+    n_shards : int
+        Shards that the rows are cut into.
+    n_branches : int
+        Tasks that pass over rows, in each stage.
+    n_sums : int
+        Tasks that add up the sums of others, in each stage.
+    n_tasks : int
+        All tasks that Dask is given; 0 if the client works itself.
+    depth : int
+        Levels of tasks that add up.
+    bytes_read : float
+        From the store, decompressed.
+    bytes_sent : float
+        From one worker to others: parameters and sums.
+    flops : float
+        Floating-point operations.
+    seconds : mapping of str to float
+        Of each part: "read", "compute", "messages", "dask" (the client and the scheduler, for every
+        task and for the round trip).
+    """
+
+    n_shards: int
+    n_branches: int
+    n_sums: int
+    n_tasks: int
+    depth: int
+    bytes_read: float
+    bytes_sent: float
+    flops: float
+    seconds: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Seconds of an evaluation."""
+        return sum(self.seconds.values())
+
+    @property
+    def limit(self) -> str:
+        """The part that takes most."""
+        return max(self.seconds, key=self.seconds.__getitem__)
+
+
+def forecast(
+    n_rows: int,
+    row_bytes: int,
+    *,
+    flops: float,
+    n_parameters: int,
+    n_sums: int,
+    n_workers: int,
+    threads_per_worker: int = 1,
+    held: bool = False,
+    n_first_sums: int = 0,
+    rates: Rates | None = None,
+) -> Forecast:
+    """Say what an evaluation on workers will take.
+
+    Parameters
+    ----------
+    n_rows, row_bytes : int
+        Rows, and bytes of one as stored.
+    flops : float
+        Floating-point operations over all rows.
+    n_parameters : int
+        Numbers that every worker is sent, in float32.
+    n_sums : int
+        Numbers that a task returns, in float64.
+    n_workers, threads_per_worker : int
+        Workers, and the tasks that each does at a time.
+    held : bool
+        Whether the workers have the rows in memory.
+    n_first_sums : int
+        Numbers that a task of the first of two stages returns; 0: there is one stage.
+    rates : Rates or None
+        What machines can do; the defaults if None.
+
+    Returns
+    -------
+    Forecast
+
+    Notes
+    -----
+    Rows are taken to be cut into shards of equal size, as they are where chunks are small against
+    shards, or divide evenly into them.
+
+    Examples
+    --------
+    A million patches of 8×8 in float32, 25 hidden units, eight workers:
+
+    >>> from stackedae.forecast import forecast
+    >>> told = forecast(
+    ...     10**6, 256, flops=1.92e10, n_parameters=3289, n_sums=4942, n_workers=8, held=True
+    ... )
+    >>> told.n_shards, told.n_branches, told.n_sums, told.n_tasks, told.limit
+    (32, 8, 5, 14, 'compute')
+    """
+    rates = Rates() if rates is None else rates
+    n_bytes, slots = n_rows * row_bytes, n_workers * threads_per_worker
+    n_shards = math.ceil(n_rows / rows_per_shard(n_rows, row_bytes))
+    tree = _Tree(n_shards, n_tasks(n_bytes, slots))
+    stages = [n_sums] if n_first_sums == 0 else [n_first_sums, n_sums]
+    # The sums of the first of two stages are picked out of what each task returns.
+    n_all = 1 + len(stages) * (tree.n_branches + tree.n_sums) + (len(stages) - 1) * tree.n_branches
+    share = math.ceil(tree.n_branches / slots) / tree.n_branches
+    bytes_read = 0.0 if held else float(len(stages) * n_bytes)
+    parameters, n_reached = 4 * n_parameters, min(n_workers, tree.n_branches)
+    arrived = 8 * sum(stages)
+    hops = tree.depth * len(stages)
+    return Forecast(
+        n_shards=n_shards,
+        n_branches=tree.n_branches,
+        n_sums=tree.n_sums,
+        n_tasks=n_all,
+        depth=tree.depth,
+        bytes_read=bytes_read,
+        bytes_sent=parameters * (n_reached - 1) + arrived * (tree.n_branches + tree.n_sums - 1),
+        flops=flops,
+        seconds={
+            "read": bytes_read * share / rates.reading,
+            "compute": flops * share / rates.flops,
+            "messages": hops * rates.latency
+            + (parameters + 3 * tree.depth * arrived) / rates.bandwidth,
+            "dask": rates.round_trip
+            + n_all * (rates.client_per_task + rates.scheduler_per_task)
+            + n_all / slots * rates.worker_per_task,
+        },
+    )
+
+
+def forecast_layer(
+    n_rows: int,
+    n_features: int,
+    n_hidden: int,
+    *,
+    n_workers: int,
+    threads_per_worker: int = 1,
+    held: bool = False,
+    itemsize: int = 4,
+    rates: Rates | None = None,
+) -> Forecast:
+    """Say what an evaluation of one sparse auto-encoder will take, by the policy of the library.
+
+    Few rows are worked on by the client, which is taken to have as many threads as a worker; more
+    are passed over twice, and many once.
+
+    Parameters
+    ----------
+    n_rows, n_features, n_hidden : int
+        Rows, entries of each, and hidden units.
+    n_workers, threads_per_worker : int
+        Workers, and the tasks that each does at a time.
+    held : bool
+        Whether the workers have the rows in memory.
+    itemsize : int
+        Bytes of an entry as stored.
+    rates : Rates or None
+        What machines can do; the defaults if None.
+
+    Returns
+    -------
+    Forecast
+
+    Examples
+    --------
+    10^12 patches of 8×8 that 1,000 nodes read from a store, and few that the client holds:
+
+    >>> from stackedae.forecast import forecast_layer
+    >>> told = forecast_layer(10**12, 64, 25, n_workers=1000, threads_per_worker=32)
+    >>> told.n_branches, told.limit
+    (4096, 'read')
+    >>> forecast_layer(10_000, 64, 25, n_workers=1000).n_tasks
+    0
+    """
+    rates = Rates() if rates is None else rates
+    d, h, row_bytes = n_features, n_hidden, n_features * itemsize
+    n_parameters, products = 2 * d * h + d + h, 5 * 2.0 * d * h * n_rows
+    slope, n_stage_sums = 2.0 * d * h * n_rows, 3 + h + n_parameters
+    if runs_on_client(n_rows * row_bytes, products + slope):
+        return _on_client(n_rows, row_bytes, products, threads_per_worker, rates)
+    in_two = is_worth_two_stages(4 * n_rows * (d + h))
+    return forecast(
+        n_rows,
+        row_bytes,
+        flops=products + (0 if in_two else slope),
+        n_parameters=n_parameters,
+        n_sums=n_stage_sums + (0 if in_two else d * h + h),
+        n_workers=n_workers,
+        threads_per_worker=threads_per_worker,
+        held=held,
+        n_first_sums=h if in_two else 0,
+        rates=rates,
+    )
+
+
+def _on_client(n_rows: int, row_bytes: int, flops: float, n_threads: int, rates: Rates) -> Forecast:
+    n_shards = math.ceil(n_rows / rows_per_shard(n_rows, row_bytes))
+    tree = _Tree(n_shards, n_tasks(n_rows * row_bytes, n_threads))
+    share = math.ceil(tree.n_branches / n_threads) / tree.n_branches
+    seconds = {
+        "read": 0.0,
+        "compute": flops * share / rates.flops,
+        "messages": 0.0,
+        "dask": 0.0,
+    }
+    return Forecast(n_shards, tree.n_branches, tree.n_sums, 0, tree.depth, 0.0, 0.0, flops, seconds)
+
+
+LEVELS_PER_SUM = 2
+"""Levels of the tree that one task adds up, as `shards` does."""
+
+
+class _Tree:
+    """The tree that adds up branches of shards, task by task."""
+
+    def __init__(self, n_shards: int, tasks: int) -> None:
+        self.n_shards, self.branches = n_shards, set(halvings(n_shards, tasks))
+
+    @property
+    def n_branches(self) -> int:
+        return len(self.branches)
+
+    @property
+    def n_sums(self) -> int:
+        return self._counted[0]
+
+    @property
+    def depth(self) -> int:
+        return self._counted[1]
+
+    @cached_property
+    def _counted(self) -> tuple[int, int]:
+        return self._below(0, self.n_shards, 0)
+
+    def _below(self, start: int, stop: int, level: int) -> tuple[int, int]:
+        """Return how many tasks add up these shards, and how many of them in sequence."""
+        if (start, stop) in self.branches:
+            return 0, 0
+        middle, one = (start + stop) // 2, int(level % LEVELS_PER_SUM == 0)
+        halves = [self._below(*half, level + 1) for half in ((start, middle), (middle, stop))]
+        return one + sum(n for n, _ in halves), one + max(depth for _, depth in halves)
