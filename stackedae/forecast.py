@@ -36,21 +36,24 @@ class Rates:
     client_per_task : float
         Seconds of the client to make a task and to send it.
     scheduler_per_task : float
-        Seconds of the scheduler to take in a task, to hand it out and to forget it.
+        Seconds of the scheduler to take in a task, to hand it out and to hear that it is done.
+    scheduler_per_choice : float
+        Seconds of the scheduler to look at one worker when it looks for the one to do a task.
     worker_per_task : float
         Seconds of a worker's thread that a task takes beside its work.
     round_trip : float
-        Seconds of an evaluation that does next to nothing.
+        Seconds until a worker that is done, or a client that asks, hears of it from the scheduler.
     """
 
     flops: float = 50e9
     reading: float = 500e6
     bandwidth: float = 1e9
     latency: float = 1e-3
-    client_per_task: float = 0.4e-3
-    scheduler_per_task: float = 0.6e-3
+    client_per_task: float = 0.25e-3
+    scheduler_per_task: float = 1e-3
+    scheduler_per_choice: float = 0.2e-6
     worker_per_task: float = 2e-3
-    round_trip: float = 20e-3
+    round_trip: float = 10e-3
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,14 @@ class Forecast:
     flops : float
         Floating-point operations.
     seconds : mapping of str to float
-        Of each part: "read", "compute", "messages", "dask" (the client and the scheduler, for every
-        task and for the round trip).
+        Of each part: "read" and "compute" (the busiest thread), "messages" (parameters and sums),
+        "scheduler" (it and the client, for every task) and "round trips".
+    saved : float
+        Seconds of the scheduler while threads work.
+    queued : bool
+        Whether Dask hands out tasks evenly: those of rows that are held have their places, and
+        others wait for free threads if they are more than two for each. If not, all of them go to
+        one worker, from which others get them bit by bit, which is in none of the seconds.
     """
 
     n_shards: int
@@ -89,11 +98,13 @@ class Forecast:
     bytes_sent: float
     flops: float
     seconds: Mapping[str, float]
+    saved: float
+    queued: bool = True
 
     @property
     def total(self) -> float:
         """Seconds of an evaluation."""
-        return sum(self.seconds.values())
+        return sum(self.seconds.values()) - self.saved
 
     @property
     def limit(self) -> str:
@@ -162,11 +173,18 @@ def forecast(
     stages = [n_sums] if n_first_sums == 0 else [n_first_sums, n_sums]
     # The sums of the first of two stages are picked out of what each task returns.
     n_all = 1 + len(stages) * (tree.n_branches + tree.n_sums) + (len(stages) - 1) * tree.n_branches
-    share = math.ceil(tree.n_branches / slots) / tree.n_branches
+    waves = math.ceil(tree.n_branches / slots)
+    per_thread = waves / tree.n_branches
     bytes_read = 0.0 if held else float(len(stages) * n_bytes)
-    parameters, n_reached = 4 * n_parameters, min(n_workers, tree.n_branches)
-    arrived = 8 * sum(stages)
-    hops = tree.depth * len(stages)
+    parameters, added = 4 * n_parameters, 8 * sum(stages)
+    n_reached = min(n_workers, tree.n_branches)
+    read = bytes_read * per_thread / rates.reading
+    compute = flops * per_thread / rates.flops + len(stages) * waves * rates.worker_per_task
+    choices = 0 if held else len(stages) * tree.n_branches * n_workers
+    by_scheduler = n_all * rates.scheduler_per_task + choices * rates.scheduler_per_choice
+    hops = 2 + len(stages) * (1 + tree.depth) + (len(stages) - 1)
+    # Half of what the scheduler does is to hear that tasks are done, while threads do others.
+    heard = by_scheduler / 2
     return Forecast(
         n_shards=n_shards,
         n_branches=tree.n_branches,
@@ -174,18 +192,41 @@ def forecast(
         n_tasks=n_all,
         depth=tree.depth,
         bytes_read=bytes_read,
-        bytes_sent=parameters * (n_reached - 1) + arrived * (tree.n_branches + tree.n_sums - 1),
+        bytes_sent=parameters * (n_reached - 1) + added * (tree.n_branches + tree.n_sums - 1),
         flops=flops,
         seconds={
-            "read": bytes_read * share / rates.reading,
-            "compute": flops * share / rates.flops,
-            "messages": hops * rates.latency
-            + (parameters + 3 * tree.depth * arrived) / rates.bandwidth,
-            "dask": rates.round_trip
-            + n_all * (rates.client_per_task + rates.scheduler_per_task)
-            + n_all / slots * rates.worker_per_task,
+            "read": read,
+            "compute": compute,
+            "messages": _to_all(parameters, n_reached, rates)
+            + tree.depth * (len(stages) * rates.latency + ARGUMENTS * added / rates.bandwidth),
+            "scheduler": n_all * rates.client_per_task + by_scheduler,
+            "round trips": hops * rates.round_trip,
         },
+        saved=min(heard, read + compute) * (1 - 1 / waves),
+        queued=held or tree.n_branches > 2 * slots,
     )
+
+
+def _to_all(n_bytes: int, n_workers: int, rates: Rates) -> float:
+    """Return seconds until all workers have what one of them has.
+
+    They ask when the scheduler hands them a task. Where that is faster than they can be served, one
+    worker serves so many at a time, and sends the rest away for a while, until others have it.
+    """
+    each = n_bytes / rates.bandwidth
+    if each <= rates.scheduler_per_task / 2:
+        return rates.latency + each
+    seconds, having = 0.0, 1
+    while having < n_workers:
+        served = min(PEERS, -(-(n_workers - having) // having))
+        seconds += rates.latency + served * each
+        having += having * served
+        seconds += PAUSE if having < n_workers else 0.0
+    return seconds
+
+
+PEERS, PAUSE = 50, 0.15
+"""Whom a worker of Dask serves at a time, and seconds after which others ask again."""
 
 
 def forecast_layer(
@@ -261,13 +302,19 @@ def _on_client(n_rows: int, row_bytes: int, flops: float, n_threads: int, rates:
         "read": 0.0,
         "compute": flops * share / rates.flops,
         "messages": 0.0,
-        "dask": 0.0,
+        "scheduler": 0.0,
+        "round trips": 0.0,
     }
-    return Forecast(n_shards, tree.n_branches, tree.n_sums, 0, tree.depth, 0.0, 0.0, flops, seconds)
+    return Forecast(
+        n_shards, tree.n_branches, tree.n_sums, 0, tree.depth, 0.0, 0.0, flops, seconds, 0.0
+    )
 
 
 LEVELS_PER_SUM = 2
 """Levels of the tree that one task adds up, as `shards` does."""
+
+ARGUMENTS = 2**LEVELS_PER_SUM - 1
+"""Sums that such a task gets from other workers."""
 
 
 class _Tree:

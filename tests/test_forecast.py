@@ -8,7 +8,7 @@ import pytest
 from dask.callbacks import Callback
 
 from stackedae.costs import AutoEncoderCost
-from stackedae.forecast import Rates, forecast, forecast_layer
+from stackedae.forecast import PAUSE, Rates, forecast, forecast_layer
 from stackedae.memory import rows_per_shard, runs_on_client, shard_rows
 from stackedae.objective import DaskObjective, needs_two_stages
 from stackedae.shards import Shards
@@ -83,8 +83,34 @@ def test_the_policy_of_the_library(n_rows):
 
 def test_twice_the_workers_halve_the_work():
     one, two = (forecast_layer(10**10, D, H, n_workers=n) for n in (64, 128))
-    for part in ("read", "compute"):
-        assert one.seconds[part] == pytest.approx(2 * two.seconds[part])
+    assert one.seconds["read"] == pytest.approx(2 * two.seconds["read"])
+    assert one.seconds["compute"] == pytest.approx(2 * two.seconds["compute"], rel=0.01)
+    assert one.total > two.total
+
+
+def test_the_scheduler_works_while_threads_do():
+    told = forecast_layer(10**9, D, H, n_workers=8, held=True)
+    work = told.seconds["compute"]
+    assert work < told.total < sum(told.seconds.values())
+    assert 0 < told.saved < told.seconds["scheduler"]
+    one_wave = forecast_layer(10**12, D, H, n_workers=5000)
+    assert one_wave.saved == 0
+
+
+def test_large_parameters_reach_workers_in_rounds():
+    told = {
+        n: forecast(
+            n * 10**6, 256, flops=1e12, n_parameters=10**6, n_sums=1, n_workers=n, held=True
+        ).seconds["messages"]
+        for n in (32, 51, 52, 2600)
+    }
+    assert told[32] < told[51] < told[52] - PAUSE < told[2600] - 2 * PAUSE
+
+
+def test_few_streamed_tasks_are_not_queued():
+    assert forecast_layer(10**9, D, H, n_workers=8).queued
+    assert not forecast_layer(10**12, D, H, n_workers=3000).queued
+    assert forecast_layer(10**12, D, H, n_workers=3000, held=True).queued
 
 
 def test_held_rows_are_not_read():
@@ -105,4 +131,4 @@ def test_the_limit_is_the_largest_part():
     assert forecast_layer(10**9, D, H, n_workers=8).limit == "read"
     assert forecast_layer(10**9, D, H, n_workers=8, held=True).limit == "compute"
     assert forecast_layer(10**9, D, H, n_workers=8, rates=slow_network).limit == "messages"
-    assert forecast_layer(10**8, D, H, n_workers=4000, held=True).limit == "dask"
+    assert forecast_layer(10**8, D, H, n_workers=4000, held=True).limit == "scheduler"

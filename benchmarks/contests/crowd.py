@@ -2,9 +2,9 @@
 
     python -m contests.crowd SCHEDULER N_WORKERS N_THREADS   (the machine, a line of JSON, on stdin)
 
-Each of them talks to the scheduler as a worker of distributed 2026.8 does (registration, heartbeats,
-tasks, keys, stealing, dependencies from others, results), and sleeps for as long as tasks and
-messages take on a `Machine`. A worker's network carries one message at a time in each direction,
+Each of them talks to the scheduler as a worker of distributed 2026.8 does (registration,
+heartbeats, tasks, keys, stealing, dependencies from others, results), and sleeps for as long as
+tasks and messages take on a `Machine`. A worker's network carries one message at a time in each direction,
 and as many of its peers as a real worker lets wait for it.
 """
 
@@ -33,6 +33,9 @@ OUTGOING = 50
 
 BUSY_WAIT = 0.15
 """Seconds after which a worker asks one again that had no time (`retry_busy_worker_later`)."""
+
+ENVIRONMENT = {"DASK_DISTRIBUTED__COMM__OFFLOAD": "False"}
+"""Without it, every message that is sent would be weighed first."""
 
 NDARRAY = pickle.dumps(np.ndarray)
 
@@ -212,7 +215,8 @@ class SimulatedWorker:
         self.tasks[key] = message
         missing = {each for each in message["who_has"] if each not in self.nbytes}
         if not missing:
-            return self.queue(key)
+            self.queue(key)
+            return
         self.missing[key] = missing
         for each in missing:
             self.waiting.setdefault(each, set()).add(key)
@@ -369,7 +373,8 @@ def save_time() -> None:
     """Do without what real workers do on machines of their own, and nobody needs here."""
     pickling = distributed.protocol.core.pickle
     distributed.protocol.core.pickle = SimpleNamespace(
-        loads=lambda *_, **__: None, dumps=pickling.dumps  # what a task is to call
+        loads=lambda *_, **__: None,
+        dumps=pickling.dumps,  # what a task is to call
     )
     gc.disable()
 

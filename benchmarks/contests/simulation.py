@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 import zarr
-from distributed import Client, LocalCluster, wait
+from distributed import Client, wait
 
 from contests.crowd import Machine
-from contests.measure import Options, number, say, table
+from contests.measure import say
 from stackedae.containers import cut_into_shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.forecast import Forecast, Rates, forecast_layer
@@ -58,15 +57,14 @@ class Case:
 class Measured:
     """Seconds of evaluations: all, until the scheduler had the graph, and until it knew the tasks.
 
-    And CPU seconds, of an evaluation, of this process and of that of the workers.
+    And CPU seconds of an evaluation: of the client, the scheduler and the workers.
     """
 
     case: Case
     seconds: list[float]
     until_sent: float
     until_known: float
-    cpu: float
-    cpu_workers: float
+    cpu: tuple[float, float, float]
 
     @property
     def median(self) -> float:
@@ -90,42 +88,50 @@ def cases_for(n: int) -> list[Case]:
 def measure(cases: Sequence[Case], repeats: int) -> Iterator[Measured]:
     """Measure cases for the same workers."""
     n, n_threads = cases[0].n_workers, cases[0].n_threads
-    with crowd(n, n_threads) as (client, child):
+    with crowd(n, n_threads) as (client, children):
         for case in cases:
             say(f"{case}")
-            measured = _measured(case, client, child, repeats)
+            measured = _measured(case, client, children, repeats)
             told = case.told(RATES)
             say(
-                f"  {measured.median:.3f} s, foretold {told.total:.3f}; CPU {measured.cpu:.2f} s "
-                f"here, {measured.cpu_workers:.2f} s of the workers; {told.n_tasks} tasks"
+                f"  {measured.median:.3f} s, foretold {told.total:.3f}; {told.n_tasks} tasks; CPU "
+                + ", ".join(f"{each:.2f} s" for each in measured.cpu)
             )
             yield measured
 
 
 @contextmanager
-def crowd(n_workers: int, n_threads: int) -> Iterator[tuple[Client, subprocess.Popen]]:
-    """Start a scheduler in this process, as LocalCluster and SLURMCluster do, and workers."""
-    folder = Path(__file__).parent.parent
-    with (
-        LocalCluster(
-            n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=logging.CRITICAL
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        arguments = (cluster.scheduler_address, n_workers, n_threads)
-        child = subprocess.Popen(
-            [sys.executable, "-m", "contests.crowd", *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            cwd=folder,
-            env=os.environ | {"DASK_DISTRIBUTED__COMM__OFFLOAD": "False"},
+def crowd(n_workers: int, n_threads: int) -> Iterator[tuple[Client, list[subprocess.Popen]]]:
+    """Start a scheduler, and workers, in a process of their own each."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        file = Path(folder, "scheduler.json")
+        options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+        scheduler = start(
+            stack, "distributed.cli.dask_scheduler", *options, "--scheduler-file", file
         )
-        try:
-            tell(child, Machine())
-            client.wait_for_workers(n_workers, timeout=600)
-            yield client, child
-        finally:
-            child.stdin.close()
-            child.wait(60)
+        while not file.exists():
+            time.sleep(0.1)
+        client = stack.enter_context(Client(scheduler_file=str(file)))
+        address = client.scheduler.address
+        workers = start(stack, "contests.crowd", address, n_workers, n_threads)
+        tell(workers, Machine())
+        client.wait_for_workers(n_workers, timeout=600)
+        yield client, [scheduler, workers]
+
+
+def start(stack: ExitStack, module: str, *arguments: object) -> subprocess.Popen:
+    child = subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"DASK_DISTRIBUTED__COMM__OFFLOAD": "False"}
+        if "crowd" in module
+        else None,
+    )
+    stack.callback(child.wait, 60)
+    stack.callback(child.terminate)
+    return child
 
 
 def tell(child: subprocess.Popen, machine: Machine) -> None:
@@ -134,17 +140,19 @@ def tell(child: subprocess.Popen, machine: Machine) -> None:
     time.sleep(0.2)
 
 
-def _measured(case: Case, client: Client, child: subprocess.Popen, repeats: int) -> Measured:
+def _measured(
+    case: Case, client: Client, children: Sequence[subprocess.Popen], repeats: int
+) -> Measured:
     cost = AutoEncoderCost(*case.shape)
     with tempfile.TemporaryDirectory() as folder:
         shards = shards_without_rows(folder, case)
-        tell(child, machine_for(cost, case, shards))
+        tell(children[-1], machine_for(cost, case, shards))
         if case.held:
             shards = shards.hold()
             wait(shards.blocks)
         objective, params = DaskObjective(cost, shards), cost.layout.zeros()
         objective(params)
-        processes = psutil.Process(), psutil.Process(child.pid)
+        processes = [psutil.Process(), *(psutil.Process(child.pid) for child in children)]
         before = [sum(process.cpu_times()[:2]) for process in processes]
         seconds, sent, known = [], [], []
         while len(seconds) < repeats and sum(seconds) < 20:
@@ -154,11 +162,11 @@ def _measured(case: Case, client: Client, child: subprocess.Popen, repeats: int)
             _, event = client.get_events("scheduler")[-1]
             sent.append(event["metrics"]["start_timestamp_seconds"] - started)
             known.append(sent[-1] + event["metrics"]["duration_seconds"])
-        cpu, of_workers = (
+        cpu = tuple(
             (sum(process.cpu_times()[:2]) - so_far) / len(seconds)
             for process, so_far in zip(processes, before, strict=True)
         )
-    return Measured(case, seconds, np.median(sent), np.median(known), cpu, of_workers)
+    return Measured(case, seconds, float(np.median(sent)), float(np.median(known)), cpu)
 
 
 def shards_without_rows(folder: str, case: Case) -> Shards:
