@@ -173,7 +173,9 @@ def forecast(
     stages = [n_sums] if n_first_sums == 0 else [n_first_sums, n_sums]
     # The sums of the first of two stages are picked out of what each task returns.
     n_all = 1 + len(stages) * (tree.n_branches + tree.n_sums) + (len(stages) - 1) * tree.n_branches
-    waves = math.ceil(tree.n_branches / slots)
+    queued = held or tree.n_branches > 2 * slots
+    # What waits for threads is handed to them one too early, so that at the end some have one more.
+    waves = math.ceil(tree.n_branches / slots) + (queued and not held)
     per_thread = waves / tree.n_branches
     bytes_read = 0.0 if held else float(len(stages) * n_bytes)
     parameters, added = 4 * n_parameters, 8 * sum(stages)
@@ -203,7 +205,7 @@ def forecast(
             "round trips": hops * rates.round_trip,
         },
         saved=min(heard, read + compute) * (1 - 1 / waves),
-        queued=held or tree.n_branches > 2 * slots,
+        queued=queued,
     )
 
 

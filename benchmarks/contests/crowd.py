@@ -1,11 +1,11 @@
 """Workers that only pretend to work: thousands of them in one process.
 
-    python -m contests.crowd SCHEDULER N_WORKERS N_THREADS   (the machine, a line of JSON, on stdin)
+    python -m contests.crowd SCHEDULER N_WORKERS N_THREADS
 
-Each of them talks to the scheduler as a worker of distributed 2026.8 does (registration,
-heartbeats, tasks, keys, stealing, dependencies from others, results), and sleeps for as long as
-tasks and messages take on a `Machine`. A worker's network carries one message at a time in each direction,
-and as many of its peers as a real worker lets wait for it.
+Lines of JSON on stdin say what machine they are. Each of them talks to the scheduler as a worker of
+distributed 2026.8 does (registration, heartbeats, tasks, keys, stealing, dependencies from others,
+results), and sleeps for as long as tasks and messages take. A worker's network carries one message
+at a time in each direction, for as many of its peers as a real worker serves.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,16 +9,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import zarr
 from distributed import Client, wait
+from scipy.optimize import least_squares
 
 from contests.crowd import Machine
-from contests.measure import say
+from contests.measure import Options, number, say, table
+from stackedae import memory
 from stackedae.containers import cut_into_shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.forecast import Forecast, Rates, forecast_layer
@@ -29,6 +30,13 @@ from stackedae.shards import Shards
 
 RATES = Rates()
 NARROW, WIDE = (64, 25), (784, 196)
+SIZES = (2, 8, 32, 128, 512, 1000, 2000, 4000)
+CALIBRATING = (8, 32, 128)
+"""Sizes that the constants of Dask are taken from; the others are foretold."""
+
+MORE_SHARDS = (4096, 16_384)
+LONG = 20.0
+"""Seconds of evaluations after which no more are measured."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,93 @@ class Measured:
     @property
     def median(self) -> float:
         return float(np.median(self.seconds))
+
+
+def report(options: Options) -> str:
+    """Measure, and write the section."""
+    sizes = (2, 8, 32) if options.quick else SIZES
+    every = [each for n in sizes for each in measure(cases_for(n), options.repeats)]
+    rates = calibrated([each for each in every if each.case.n_workers in CALIBRATING])
+    header = (
+        *("rows", "workers", "layer", "million rows", "tasks", "simulated, s", "foretold, s"),
+        *("foretold / simulated", "limit", "CPU seconds: client, scheduler, workers"),
+    )
+    lines = [_line(each, rates) for each in every]
+    ratios = [_ratio(each, rates) for each in every if each.case.told(rates).queued]
+    others = [each for each in every if each.case.n_workers not in CALIBRATING]
+    foretold = [_ratio(each, rates) for each in others if each.case.told(rates).queued]
+    notes = (
+        f"Median seconds of up to {options.repeats} evaluations by the real engine, client and "
+        "scheduler (a process of its own) with simulated workers of one thread, which sleep for as "
+        f"long as they would work: {RATES.flops:.3g} flop/s and {RATES.reading / 1e6:.0f} MB/s of "
+        f"the store a thread, {RATES.bandwidth / 1e6:.0f} MB/s and {1e3 * RATES.latency:.0f} ms of "
+        f"the network. Constants of Dask are from {', '.join(map(str, CALIBRATING))} workers of "
+        f"this run: {1e3 * rates.client_per_task:.2f} ms of the client and "
+        f"{1e3 * rates.scheduler_per_task:.2f} ms of the scheduler for a task, "
+        f"{1e3 * rates.round_trip:.0f} ms for a round trip. Of tasks that are handed out evenly, "
+        f"{sum(0.8 <= ratio <= 1.25 for ratio in ratios)} of {len(ratios)} are foretold within "
+        f"25 % ({sum(0.8 <= ratio <= 1.25 for ratio in foretold)} of {len(foretold)} that were not "
+        "calibrated with). *: fewer than two streamed tasks for each thread, which Dask hands to "
+        "one worker first."
+    )
+    parts = ["## Simulation", table(header, lines), notes]
+    if not options.quick:
+        parts.append(_more_shards(rates))
+    return "\n\n".join(parts)
+
+
+def calibrated(every: Sequence[Measured]) -> Rates:
+    """Return rates with the constants of Dask that fit measurements best."""
+    fair = [each for each in every if each.case.told(RATES).queued]
+    sent = [each.until_sent / each.case.told(RATES).n_tasks for each in fair]
+    begun = replace(RATES, client_per_task=float(np.median(sent)))
+
+    def rates_of(logs: np.ndarray) -> Rates:
+        scheduler, trip = np.exp(logs)
+        return replace(begun, scheduler_per_task=scheduler, round_trip=trip)
+
+    def errors(logs: np.ndarray) -> list[float]:
+        return [float(np.log(_ratio(each, rates_of(logs)))) for each in fair]
+
+    start = np.log([begun.scheduler_per_task, begun.round_trip])
+    bounds = start - np.log(5), start + np.log(5)
+    return rates_of(least_squares(errors, start, bounds=bounds, loss="soft_l1", f_scale=0.1).x)
+
+
+def _ratio(each: Measured, rates: Rates) -> float:
+    return each.case.told(rates).total / each.median
+
+
+def _line(each: Measured, rates: Rates) -> tuple[object, ...]:
+    case, told = each.case, each.case.told(rates)
+    return (
+        f"{case.kind}, {'held' if case.held else 'streamed'}{'' if told.queued else ' *'}",
+        f"{case.n_workers:,}" + (f" × {case.n_threads}" if case.n_threads > 1 else ""),
+        "-".join(map(str, case.shape)),
+        number(case.n_rows / 1e6),
+        f"{told.n_tasks:,}",
+        number(each.median),
+        number(told.total),
+        f"{_ratio(each, rates):.2f}",
+        told.limit,
+        ", ".join(number(seconds) for seconds in each.cpu),
+    )
+
+
+def _more_shards(rates: Rates) -> str:
+    """Say what more shards would take, on more threads than there are shards."""
+    before, lines = memory.MAX_SHARDS, []
+    case = Case("held", 1000, 10**10, True, n_threads=32)
+    for memory.MAX_SHARDS in MORE_SHARDS:
+        (each,) = measure([case], 1)
+        lines.append((f"{memory.MAX_SHARDS:,}", *_line(each, rates)[4:]))
+    memory.MAX_SHARDS = before
+    header = (
+        *("shards at most", "tasks", "simulated, s", "foretold, s", "foretold / simulated"),
+        *("limit", "CPU seconds: client, scheduler, workers"),
+    )
+    notes = "10^10 rows of 64-25 that 1,000 workers of 32 threads hold: one evaluation each."
+    return "\n\n".join([table(header, lines), notes])
 
 
 def cases_for(n: int) -> list[Case]:
@@ -155,7 +250,7 @@ def _measured(
         processes = [psutil.Process(), *(psutil.Process(child.pid) for child in children)]
         before = [sum(process.cpu_times()[:2]) for process in processes]
         seconds, sent, known = [], [], []
-        while len(seconds) < repeats and sum(seconds) < 20:
+        while len(seconds) < repeats and sum(seconds) < LONG:
             started = time.time()
             objective(params)
             seconds.append(time.time() - started)
@@ -198,7 +293,3 @@ def machine_for(cost: AutoEncoderCost, case: Case, shards: Shards) -> Machine:
         sum_bytes=8 * sums.size,
         first_sum_bytes=8 * cost.n_hidden if in_two else 0,
     )
-
-
-def keep(every: Sequence[Measured], path: str) -> None:
-    Path(path).write_text(json.dumps([asdict(each) for each in every]))
