@@ -27,6 +27,7 @@ exclude_patterns = [
     "sharing.md",
     "peers-*.md",
     "engine-*.md",
+    "scaling-*.md",
 ]
 templates_path = ["_templates"]
 nitpicky = False
@@ -72,6 +73,7 @@ _WITHOUT_SECTIONS = (
     "outliers",
     "reliability",
     "performance",
+    "scaling",
     "going-elsewhere",
 )
 html_sidebars = {page: [] for page in (*_WITHOUT_SECTIONS, "architecture")}
