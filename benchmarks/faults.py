@@ -32,7 +32,7 @@ from distributed.deploy.subprocess import SubprocessCluster
 
 from stackedae import StackedAutoEncoder
 from stackedae.checkpoint import Checkpoint
-from stackedae.cluster import local_workers
+from stackedae.deployment import local_workers
 
 MEAN_WAIT = 3.0
 """Seconds between kills of workers."""

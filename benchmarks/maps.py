@@ -39,7 +39,7 @@ from contests.measure import alternate, median_and_range, number, surroundings, 
 from scipy.ndimage import gaussian_filter
 
 from stackedae import StackedAutoEncoder, extract_patches, feature_map, open_image
-from stackedae.cluster import local_workers
+from stackedae.deployment import local_workers
 
 PATCH, HIDDEN, STRIDE, CHUNK = (8, 8), 25, 2, 1000
 

@@ -260,7 +260,7 @@ def _interval(every: Any) -> tuple[int | None, float]:
         "checkpoint_every",
         every,
         "is neither a number of iterations nor a time",
-        'pass 10, say, or "30s" or "5min"',
+        'pass 10, say, or "30s" or "5m"',
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,15 @@ from sklearn.exceptions import ConvergenceWarning
 
 from stackedae._version import __version__
 from stackedae.checkpoint import read_checkpoint
-from stackedae.cluster import local_workers, workers_of
 from stackedae.costs import ACTIVATIONS
 from stackedae.datasets import natural_images
+from stackedae.deployment import (
+    BATCH_SYSTEMS,
+    batch_workers,
+    local_workers,
+    workers_of,
+    workers_of_this_job,
+)
 from stackedae.errors import ArgumentError, StackedAEError, StoreExistsError
 from stackedae.estimators import StackedAutoEncoder
 from stackedae.features import (
@@ -46,11 +51,20 @@ from stackedae.samples import MISSING
 from stackedae.sources import open_image
 from stackedae.storage import new_samples, open_samples
 from stackedae.stores import exists, kind_of, refuse_existing, refuse_existing_file
+from stackedae.terminal import (
+    TRY_AGAIN,
+    Terminated,
+    bar,
+    following,
+    interrupted_by_sigterm,
+    moving,
+    say,
+)
 
 _ZOOM = 12
 
-_INTERRUPTED = 130
-"""Exit code of what Ctrl-C ended, as shells have it."""
+_INTERRUPTED, _TERMINATED = 130, 143
+"""Exit codes of what Ctrl-C and SIGTERM ended, as shells have them."""
 
 
 class _BadInput(click.ClickException):
@@ -72,23 +86,47 @@ class _Commands(click.Group):
 
 
 def _runs_on_workers(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say where a command computes."""
+    """Add the options that say where a command computes: inside of `computing`."""
     for option in (
         click.option(
             "--security",
             is_flag=True,
-            help="Encrypt what the processes of --workers say to each other, and let nobody else "
-            "connect.",
+            help="Encrypt what the processes of --workers or --cluster say to each other, and let "
+            "nobody else connect.",
+        ),
+        *(
+            click.option(f"--{name}", metavar=metavar, type=kind, help=f"Of a job: {what}.")
+            for name, metavar, kind, what in (
+                ("queue", "NAME", str, "the queue, or partition, that it goes to"),
+                ("walltime", "HH:MM:SS", str, "how long it may run; another follows it"),
+                ("memory", "SIZE", str, "memory of all its workers together: 16GB, say"),
+                ("cores", "N", click.IntRange(1), "threads of all its workers together"),
+            )
+        ),
+        click.option(
+            "--jobs",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Jobs to keep in the batch system of --cluster.",
+        ),
+        click.option(
+            "--cluster",
+            type=click.Choice((*BATCH_SYSTEMS, "srun")),
+            metavar="SYSTEM",
+            help=f"Compute in jobs of a batch system ({', '.join(BATCH_SYSTEMS)}), which are "
+            "submitted as dask-jobqueue does and its configuration says; srun: in the other tasks "
+            "of this job of Slurm.",
         ),
         click.option(
             "--scheduler",
-            metavar="ADDRESS",
+            metavar="ADDRESS|FILE",
             help="Compute on the cluster of this Dask scheduler; tls://… goes by what "
             "distributed.comm.tls says.",
         ),
         click.option(
             "--workers",
             type=click.IntRange(1),
+            metavar="N",
             help="Compute in so many processes of this machine, which nobody outside can reach; "
             "in threads if not given.",
         ),
@@ -97,19 +135,53 @@ def _runs_on_workers(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def on_workers(
-        *arguments: Any, workers: int | None, scheduler: str | None, security: bool, **options: Any
+        *arguments: Any,
+        workers: int | None,
+        scheduler: str | None,
+        cluster: str | None,
+        jobs: int | None,
+        security: bool,
+        cores: int | None,
+        memory: str | None,
+        walltime: str | None,
+        queue: str | None,
+        **options: Any,
     ) -> None:
-        if (workers is not None and scheduler is not None) or (security and workers is None):
-            raise click.UsageError("--scheduler excludes --workers, and --security needs --workers")
-        cluster: Any = nullcontext()
+        of_jobs = {"cores": cores, "memory": memory, "walltime": walltime, "queue": queue}
+        where = {"--workers": workers, "--scheduler": scheduler, "--cluster": cluster}
+        _refuse_contradictions(where, jobs, of_jobs, security)
+        there: Any = nullcontext()
         if workers is not None:
-            cluster = local_workers(workers, encrypted=security)
+            there = local_workers(workers, encrypted=security)
         elif scheduler is not None:
-            cluster = workers_of(scheduler)
-        with cluster:
-            command(*arguments, **options)
+            there = workers_of(scheduler)
+        elif cluster == "srun":
+            there = workers_of_this_job(tell=say)
+        elif cluster is not None and jobs is not None:
+            there = batch_workers(cluster, jobs, encrypted=security, tell=say, **of_jobs)
+        try:
+            with interrupted_by_sigterm():
+                command(*arguments, computing=there, **options)
+        except Terminated:
+            raise SystemExit(TRY_AGAIN if options.get("resume") else _TERMINATED) from None
 
     return on_workers
+
+
+def _refuse_contradictions(
+    where: dict[str, Any], jobs: int | None, of_jobs: dict[str, Any], security: bool
+) -> None:
+    told = [option for option, value in where.items() if value is not None]
+    if len(told) > 1:
+        raise click.UsageError(f"{told[0]} excludes {told[1]}")
+    submits = where["--cluster"] in BATCH_SYSTEMS
+    if security and not (submits or where["--workers"]):
+        raise click.UsageError("--security needs --workers, or --cluster and --jobs")
+    if submits and jobs is None:
+        raise click.UsageError(f"--cluster {where['--cluster']} needs --jobs")
+    for name, value in {"jobs": jobs, **of_jobs}.items():
+        if value is not None and not submits:
+            raise click.UsageError(f"--{name} needs --cluster {'|'.join(BATCH_SYSTEMS)}")
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -167,7 +239,7 @@ def _noise(text: str) -> float | tuple[str, float]:
 
 
 def _interval(text: str) -> int | str:
-    """Read 30s, 5min or 10."""
+    """Read 30s, 5m or 10."""
     return int(text) if text.isdecimal() else text
 
 
@@ -192,12 +264,12 @@ def demo(out: Path) -> None:
     """
     started = time.perf_counter()
     plan = plan_patches(natural_images(), (8, 8), 100_000, rng=0)
-    with _bar("patches", len(plan.numbers)) as advance:
+    with bar("patches", len(plan.numbers)) as advance:
         plan.write(out / "patches.zarr", overwrite=True, on_cut=advance)
     patches = ContrastNormalizer().fit_transform(open_patches(out / "patches.zarr"))
     sae = StackedAutoEncoder((25,), sparsity_target=0.01, max_iter=150, tol=0, random_state=0)
-    with _bar("fit", sae.max_iter) as advance:
-        sae.fit(patches, callback=_moving(advance, sae.max_iter))
+    with bar("fit", sae.max_iter) as advance:
+        sae.fit(patches, callback=moving(advance, sae.max_iter))
     sae.save(out / "model.zarr", overwrite=True)
     _write_montage(sae, None, out / "filters.png")
     click.echo(
@@ -262,7 +334,7 @@ def extract(
     """
     refuse_existing(out, overwrite=overwrite)  # now, not after decoding every file
     plan = plan_patches(images, patch_shape, n_patches, dtype=_dtype(dtype), rng=seed, **how)
-    with _bar("patches", len(plan.numbers)) as advance:
+    with bar("patches", len(plan.numbers)) as advance:
         plan.write(out, overwrite=overwrite, on_cut=advance)
     click.echo(f"{out}  {_describe(plan.shape, plan.dims, plan.dtype)}")
 
@@ -369,7 +441,7 @@ def extract(
     metavar="TIME|N",
     default="30s",
     show_default=True,
-    help="How often: 30s, 5min, or a number of iterations.",
+    help="How often: 30s, 5m, or a number of iterations.",
 )
 @click.option("--resume", is_flag=True, help="Go on from CHECKPOINT, if it is there.")
 @_runs_on_workers
@@ -382,12 +454,14 @@ def fit(
     overwrite: bool,
     resume: bool,
     checkpoint: str | None,
+    computing: AbstractContextManager[Any],
     **parameters: Any,
 ) -> None:
     """Learn features of PATCHES, a store that extract wrote.
 
     Ctrl-C ends it with what was learned so far as the model, and a checkpoint if there is one: the
-    same command with --resume then goes on, and replaces the model.
+    same command with --resume then goes on, and replaces the model. So does SIGTERM, which batch
+    systems send: the exit code is 75 then if there is a checkpoint to go on from.
     """
     if resume and checkpoint is None:
         raise click.UsageError("--resume needs --checkpoint")
@@ -402,13 +476,16 @@ def fit(
     sae = StackedAutoEncoder(hidden, checkpoint=checkpoint, **parameters)
     try:
         with (
+            computing,
             warnings.catch_warnings(record=True) as caught,
-            _bar("fit", sae.max_iter * (len(hidden) + sae.fine_tune)) as advance,
+            following(sae.max_iter, len(hidden) + sae.fine_tune) as callback,
         ):
             warnings.simplefilter("always", ConvergenceWarning)
-            sae.fit(samples, callback=_moving(advance, sae.max_iter))
-    except KeyboardInterrupt:
+            sae.fit(samples, callback=callback)
+    except KeyboardInterrupt as interrupt:
         _tell_of_interruption(sae, out, overwrite, checkpoint)
+        if isinstance(interrupt, Terminated):
+            raise SystemExit(_TERMINATED if checkpoint is None else TRY_AGAIN) from None
         raise SystemExit(_INTERRUPTED) from None
     for warning in caught:
         click.echo(f"Warning: {warning.message}", err=True)
@@ -448,6 +525,7 @@ def transform(
     layer: int | None,
     out: str,
     overwrite: bool,
+    computing: AbstractContextManager[Any],
     **how: Any,
 ) -> None:
     """Write the features that MODEL finds in SAMPLES, a store of patches, or in an image.
@@ -458,7 +536,8 @@ def transform(
     sae = load_any(model)
     refuse_existing(out, overwrite=overwrite)
     if kind is None:
-        _transform_patches(sae, open_patches(samples), out, overwrite, model, samples)
+        with computing:
+            _transform_patches(sae, open_patches(samples), out, overwrite, model, samples)
         return
     make: dict[str, Callable[..., Any]] = {
         "features": partial(feature_map, layers=layer),
@@ -467,7 +546,7 @@ def transform(
     }
     mapped = make[kind](sae, samples, **how)
     attrs = {"model": model, "image": samples}
-    with _bar("map", rows_of_blocks(mapped)[1][-1]) as advance:
+    with computing, bar("map", rows_of_blocks(mapped)[1][-1]) as advance:
         write_map(mapped, out, attrs=attrs, overwrite=overwrite, on_written=advance)
     click.echo(f"{out}  {_describe(mapped.shape, mapped.dims, mapped.dtype)}")
 
@@ -478,7 +557,7 @@ def _transform_patches(
     features = sae.transform(samples)
     portion = rows_per_portion(features.dtype.itemsize * features.shape[1], features.chunks[0][0])
     with (
-        _bar("features", len(features)) as advance,
+        bar("features", len(features)) as advance,
         new_samples(
             out,
             "features",
@@ -628,7 +707,7 @@ def _tell_of_interruption(
         said.append(f"{out} has what was learned in {sae.n_iter_} iterations.")
     if checkpoint is not None:
         said.append("The same command with --resume goes on.")
-    click.echo(" ".join(said), err=True)
+    say(" ".join(said))
 
 
 def _describe(shape: tuple[int, ...], dims: Any, dtype: Any) -> str:
@@ -649,28 +728,3 @@ def _dtype(name: str) -> np.dtype[Any]:
         return np.dtype(name)
     except TypeError as error:
         raise ArgumentError("dtype", name, "is no dtype of NumPy", "pass float32, say") from error
-
-
-@contextmanager
-def _bar(label: str, length: int) -> Iterator[Callable[[int], None]]:
-    """Show progress on standard error, where there is a terminal."""
-    title = f"{label:<8}"
-    with click.progressbar(length=length, label=title, file=sys.stderr, width=30) as bar:
-        yield bar.update
-        bar.update(length)  # a fit that converged early is done all the same
-
-
-def _moving(advance: Callable[[int], None], max_iter: int) -> Callable[[dict[str, Any]], None]:
-    """Return a callback for `fit` that moves a bar to where training stands, however it got there.
-
-    A fit may go on from a checkpoint, and a layer may end early.
-    """
-    reached = 0
-
-    def callback(record: dict[str, Any]) -> None:
-        nonlocal reached
-        position = max_iter * record["layer"] + min(record["iteration"], max_iter)
-        advance(position - reached)
-        reached = position
-
-    return callback

@@ -31,7 +31,6 @@ from dask.utils import parse_bytes
 
 from stackedae.blas import one_blas_thread
 from stackedae.contexts import SharedContext
-from stackedae.errors import ClusterError
 from stackedae.failures import explaining_failures
 
 T = TypeVar("T")
@@ -328,48 +327,6 @@ def memory_of_workers() -> Memory:
         workers = client.run_on_scheduler(_limits)
     address, threads, limit = min(workers, key=lambda worker: worker[2] / worker[1])
     return Memory(sum(worker[1] for worker in workers), limit / threads, address)
-
-
-@contextmanager
-def local_workers(n: int, *, encrypted: bool = False) -> Iterator[distributed.Client]:
-    """Start workers on this machine, with one thread each, to be used while inside.
-
-    They, the scheduler and its dashboard listen on the loopback interface only. Other users of the
-    machine can connect there all the same, unless connections are `encrypted`: then only who has
-    the certificates, which nobody but these processes ever sees.
-    """
-    security = distributed.Security.temporary() if encrypted else None
-    with (
-        distributed.LocalCluster(
-            n_workers=n,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            security=security,
-            preload=_IGNORE_CTRL_C,
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
-
-
-_IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-"""For workers, to which a terminal sends it too: the client ends them when it is done."""
-
-
-@contextmanager
-def workers_of(scheduler: str) -> Iterator[distributed.Client]:
-    """Use the workers of a scheduler while inside."""
-    try:
-        client = distributed.Client(scheduler)
-    # Without a certificate it is a TypeError, with one where none is expected a RuntimeError.
-    except (OSError, TypeError, ValueError, RuntimeError) as error:
-        raise ClusterError(
-            f"{scheduler}: no scheduler can be reached there ({error}); check the address, and "
-            "distributed.comm.tls if it expects certificates."
-        ) from error
-    with client:
-        yield client
 
 
 def describe_scheduler() -> dict[str, Any]:

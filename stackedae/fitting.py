@@ -74,7 +74,8 @@ def fit_stack(
     watch = _Watch(begun, checkpoint, on_iteration)
     try:
         finished = train_stack(X, settings, training, begun, watch, targets)
-    except KeyboardInterrupt as interrupt:
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        # Some packages make Ctrl-C raise the latter: dask-jobqueue, by being imported.
         watch.save()
         _forget(interrupt)
         partial = watch.progress.finished(training.dtype, Status.INTERRUPTED)

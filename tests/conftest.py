@@ -50,3 +50,10 @@ def cluster(request):
 def _own_folder(tmp_path, monkeypatch):
     """What a test writes under a relative path goes to a folder of its own."""
     monkeypatch.chdir(tmp_path)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what tests measured by the way."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")

@@ -27,7 +27,7 @@ from stackedae import (
     reconstruct_image,
 )
 from stackedae.cli import main
-from stackedae.cluster import local_workers
+from stackedae.deployment import local_workers
 
 COMMAND = os.path.join(os.path.dirname(sys.executable), "stackedae")
 
@@ -325,7 +325,9 @@ def test_a_fit_goes_on_where_it_stood():
     for words, message in (
         (["--resume"], "--resume needs --checkpoint"),
         (["--security"], "--security needs --workers"),
-        (["--workers", 2, "--scheduler", "tcp://127.0.0.1:1"], "--scheduler excludes --workers"),
+        (["--jobs", 2], "--jobs needs --cluster slurm|"),
+        (["--cluster", "slurm"], "--cluster slurm needs --jobs"),
+        (["--workers", 2, "--scheduler", "tcp://127.0.0.1:1"], "--workers excludes --scheduler"),
     ):
         result = run(*FIT, "--overwrite", *words)
         assert result.exit_code == 2

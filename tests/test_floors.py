@@ -16,7 +16,8 @@ FLOORS = [
         *("solvers", "windows"),
     },
     {
-        *("blas", "cluster", "containers", "contexts", "deferred", "documents", "failures"),
+        *("blas", "cluster", "containers", "contexts", "deferred", "deployment", "documents"),
+        "failures",
         *("images", "malloc", "objective", "pixels", "quantiles", "scatter", "shards", "sharing"),
         "sources",
         "local_steps",
@@ -29,11 +30,12 @@ FLOORS = [
     },
     {
         *("base", "cli", "datasets", "estimators", "exporting", "features", "models"),
+        "terminal",
         *("outliers", "plotting", "report", "selection", "supervised", "__init__"),
     },
 ]
 ENGINE = {"dask", "distributed", "zarr", "xarray"}
-OPTIONAL = {"matplotlib", "onnx", "skimage.io", "tifffile", "torch"}
+OPTIONAL = {"dask_jobqueue", "matplotlib", "onnx", "skimage.io", "tifffile", "torch"}
 
 
 def modules():
