@@ -13,6 +13,7 @@ from .estimators import StackedAutoEncoder as StackedAutoEncoder
 from .features import error_map as error_map
 from .features import feature_map as feature_map
 from .features import reconstruct_image as reconstruct_image
+from .metrics import MetricsFile as MetricsFile
 from .outliers import StackedAutoEncoderOutlierDetector as StackedAutoEncoderOutlierDetector
 from .patches import extract_patches as extract_patches
 from .patches import open_patches as open_patches

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
@@ -13,7 +12,6 @@ from typing import Any
 import click
 import numpy as np
 from skimage.io import imsave
-from sklearn.exceptions import ConvergenceWarning
 
 from stackedae._version import __version__
 from stackedae.checkpoint import read_checkpoint
@@ -38,6 +36,7 @@ from stackedae.features import (
 )
 from stackedae.mapping import MODES
 from stackedae.memory import rows_per_portion
+from stackedae.metrics import MetricsFile
 from stackedae.minimisation import BATCHING, DTYPES, SOLVERS
 from stackedae.models import AnyModel, load_any
 from stackedae.patches import open_patches, plan_patches
@@ -59,6 +58,7 @@ from stackedae.terminal import (
     interrupted_by_sigterm,
     moving,
     say,
+    telling_warnings,
 )
 
 _ZOOM = 12
@@ -444,6 +444,13 @@ def extract(
     help="How often: 30s, 5m, or a number of iterations.",
 )
 @click.option("--resume", is_flag=True, help="Go on from CHECKPOINT, if it is there.")
+@click.option(
+    "--metrics",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File that others follow: a line for each iteration (.jsonl), or Prometheus's text "
+    "(.prom).",
+)
 @_runs_on_workers
 @click.option("--out", type=click.Path(), required=True, help="Model to write.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
@@ -454,6 +461,7 @@ def fit(
     overwrite: bool,
     resume: bool,
     checkpoint: str | None,
+    metrics: Path | None,
     computing: AbstractContextManager[Any],
     **parameters: Any,
 ) -> None:
@@ -472,23 +480,21 @@ def fit(
         raise StoreExistsError(
             f"{checkpoint} exists already; pass --resume to go on from it, or remove it."
         )
+    follower = None if metrics is None else MetricsFile(metrics)
     samples = open_patches(patches)
     sae = StackedAutoEncoder(hidden, checkpoint=checkpoint, **parameters)
     try:
         with (
             computing,
-            warnings.catch_warnings(record=True) as caught,
-            following(sae.max_iter, len(hidden) + sae.fine_tune) as callback,
+            telling_warnings(),
+            following(sae.max_iter, len(hidden) + sae.fine_tune, follower) as callback,
         ):
-            warnings.simplefilter("always", ConvergenceWarning)
             sae.fit(samples, callback=callback)
     except KeyboardInterrupt as interrupt:
         _tell_of_interruption(sae, out, overwrite, checkpoint)
         if isinstance(interrupt, Terminated):
             raise SystemExit(_TERMINATED if checkpoint is None else TRY_AGAIN) from None
         raise SystemExit(_INTERRUPTED) from None
-    for warning in caught:
-        click.echo(f"Warning: {warning.message}", err=True)
     sae.save(out, overwrite=overwrite)
     click.echo(f"{out}  {architecture(sae)}, cost {sae.cost_:.6g} after {sae.n_iter_} iterations")
 

@@ -112,6 +112,14 @@ def batch_workers(
     """
     make = getattr(_jobqueue(), BATCH_SYSTEMS[system])
     given = {name: value for name, value in settings.items() if value is not None}
+    for name in ("cores", "memory"):
+        if name not in given and dask.config.get(f"jobqueue.{system}.{name}", None) is None:
+            raise ArgumentError(
+                name,
+                None,
+                f"does not say what a job of {system} is to have",
+                f"pass it, or set jobqueue.{system}.{name} in Dask's configuration",
+            )
     with ExitStack() as cleaning:
         if encrypted:
             given["security"] = distributed.Security.temporary()

@@ -82,6 +82,10 @@ class MissingExtraError(StackedAEError, ImportError):
     """A package is not installed that only some of what the library does needs."""
 
 
+class WaitingWarning(UserWarning):
+    """Workers wait, or read, for longer than they compute."""
+
+
 class _Verbatim(str):
     """Text that `repr` leaves as it is, so that pickling does not add quotes."""
 

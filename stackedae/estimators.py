@@ -159,8 +159,10 @@ class StackedAutoEncoder(BaseStack):
         together), `phase` ("sample": over a growing sample; "full": over all samples; "batches":
         an epoch of mini-batches, after which a sample is looked at, at the end all), `iteration`,
         `n_rows`, `cost`, its terms `reconstruction`, `decay` and `sparsity`, `validation` if
-        samples are held out, `gradient_norm` (Euclidean), `step`, `n_evaluations`, `rows_visited`,
-        `bytes_read` and `seconds`; the last four are of this iteration alone.
+        samples are held out, `gradient_norm` (Euclidean), `step`, and, of this iteration alone,
+        `n_evaluations`, `rows_visited`, `bytes_read` and `seconds`. What evaluations took of these,
+        as a mean over threads, is the sum of `seconds_read` (waiting for rows from the store),
+        `seconds_compute`, `seconds_reduce` (adding up) and `seconds_wait` (nothing to do).
     info : dict
         Where the model comes from: versions of packages, seed, what tells the data from others
         (sizes, and checksums of rows), scheduler; also of earlier runs that a checkpoint
@@ -260,7 +262,7 @@ class StackedAutoEncoder(BaseStack):
         y : None
             Ignored.
         callback : callable or None
-            Called after every iteration with its record of `history_`.
+            Called after every iteration with its record of `history_`; see `MetricsFile`, too.
 
         Returns
         -------
@@ -285,6 +287,8 @@ class StackedAutoEncoder(BaseStack):
         -----
         ConvergenceWarning
             If a layer stopped for another reason than `tol` (which 0 never gives as a reason).
+        WaitingWarning
+            If workers wait, or read, for longer than they compute; it says what to change.
         """
         self.__dict__.pop("_stream", None)
         return self._fit(X, callback=callback)

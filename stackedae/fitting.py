@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,12 +16,14 @@ from typing import Any
 from stackedae._version import __version__
 from stackedae.blas import blas_versions
 from stackedae.checkpoint import Checkpoint
+from stackedae.clock import NO_TIME, Seconds
 from stackedae.cluster import describe_scheduler
 from stackedae.containers import Container
-from stackedae.errors import ClusterError
+from stackedae.errors import ClusterError, WaitingWarning
 from stackedae.minimisation import TrainingSettings
 from stackedae.persistence import Learned
-from stackedae.progress import Progress, Record
+from stackedae.progress import SECONDS, Progress, Record
+from stackedae.sharing import n_sharing
 from stackedae.solvers import Status
 from stackedae.targets import Targets
 from stackedae.training import StackSettings, train_stack
@@ -99,6 +103,7 @@ class _Watch:
         self, begun: Progress, checkpoint: Checkpoint | None, tell: Callable[[Record], None]
     ) -> None:
         self.progress, self.checkpoint, self.tell = begun, checkpoint, tell
+        self.waiting = _Waiting()
 
     def on_data(self, data: Mapping[str, Any]) -> None:
         """Compare the data with those that work began with; see that checkpoints can be written."""
@@ -110,6 +115,7 @@ class _Watch:
         """Follow a step."""
         self.progress = progress
         self.tell(progress.history[-1])
+        self.waiting.look_at(progress.history[-1])
         if self.checkpoint is not None:
             self.checkpoint.offer(progress)
 
@@ -139,6 +145,58 @@ class _Watch:
         if self.checkpoint is None:
             return f"{where}; there is no checkpoint (pass checkpoint= to have one)"
         return f"{where}; fit again to go on from the checkpoint {self.checkpoint.name}"
+
+
+class _Waiting:
+    """Warns, once, if workers wait or read for longer than they compute."""
+
+    def __init__(self) -> None:
+        threads = describe_scheduler()
+        # Who shares reads takes turns: to wait for others is no harm.
+        self.told = threads["kind"] != "distributed" or n_sharing() > 1
+        self.seconds, self.n_evaluations = NO_TIME, 0
+
+    def look_at(self, record: Record) -> None:
+        """Take note of an iteration, and warn if it is time."""
+        self.seconds += Seconds(*(record[name] for name in SECONDS))
+        self.n_evaluations += record["n_evaluations"]
+        seconds = self.seconds
+        if self.told or seconds.total < LOOK_AFTER or seconds.compute > seconds.total / 2:
+            return
+        self.told = True
+        warnings.warn(
+            f"Workers computed for {seconds.compute:.0f} of the {seconds.total:.0f} s that "
+            f"evaluations took, read for {seconds.read:.0f} and waited for {seconds.wait:.0f}: "
+            f"{self._cure()}. See the page on clusters in the documentation.",
+            WaitingWarning,
+            stacklevel=2,
+        )
+
+    def _cure(self) -> str:
+        seconds = self.seconds
+        if seconds.read > seconds.wait:
+            return (
+                "reading is the limit; start workers with more memory, or more of them, so that "
+                "rows can be held, or move the store nearer to them"
+            )
+        threads, each = describe_scheduler()["threads"], seconds.total / self.n_evaluations
+        if each < LONG_EVALUATION:
+            few = math.ceil(threads * (1 - seconds.wait / seconds.total))
+            return (
+                f"an evaluation takes {each:.2g} s, most of which is the way to the workers and "
+                f"back; fewer of their {threads} threads would do ({few}), or none"
+            )
+        return (
+            "some have more to do than others, or are slower; look at the dashboard for which, "
+            "and see that there are more shards than threads"
+        )
+
+
+LOOK_AFTER = 60.0
+"""Seconds of evaluations after which there is something to be said of them."""
+
+LONG_EVALUATION = 1.0
+"""Seconds of which a round trip is next to nothing."""
 
 
 def this_run() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stackedae.clock import NO_TIME, Clock, Seconds, Stopwatch
 from stackedae.cluster import Runner, cut_in_proportion
 from stackedae.costs.batches import Batch, RunningMean
 from stackedae.labelled import SomeRows, aside_of, concatenated
@@ -123,6 +124,8 @@ class LocalSteps:
         have in memory.
     seed : int
         Of the order of rows.
+    clock : Clock or None
+        Who is told how long epochs took.
 
     References
     ----------
@@ -134,6 +137,7 @@ class LocalSteps:
     n_epochs: int
     local_steps: int = 32
     seed: int = 0
+    clock: Clock | None = None
 
     def init(self, params: Vector) -> AdamState:
         """Return the state before the first epoch."""
@@ -154,8 +158,8 @@ class LocalSteps:
         cost : float
             Mean over rows of the costs of their batches, each before its step.
         """
-        name, shards = "stackedae-local-steps", self.shards
-        run, places = shards.located()
+        watch, name, shards = Stopwatch(), "stackedae-local-steps", self.shards
+        run, places, n_threads = shards.located()
         steps = self.steps.in_epoch(state.epoch)
         plan = _Plan(steps, self.n_epochs, self.seed, _rows_of_a_portion(shards))
         sent = run.send(f"{name}-parameters", plan)
@@ -171,7 +175,8 @@ class LocalSteps:
             share = _averaged(run, run.calls(name, _take_steps, calls, wishes, spans))
             sums.append(run.call(f"{name}-sums-of", _Share.sums, share))
         share, *of_rounds = run.compute(share, *sums)
-        n_rows, cost = map(sum, zip(*of_rounds, strict=True))
+        shards.tell(self.clock, (seconds for *_, seconds in of_rounds), watch, n_threads)
+        n_rows, cost = (sum(each[number] for each in of_rounds) for number in (0, 1))
         return replace(share.state, epoch=state.epoch + 1), cost / max(1, n_rows)
 
     @cached_property
@@ -281,20 +286,24 @@ class _Share:
         Of batches that steps were taken on.
     cost : float
         Sum over these rows of the costs of their batches.
+    seconds : Seconds
+        What that took.
     """
 
     state: AdamState
     n_rows: int = 0
     cost: float = 0.0
+    seconds: Seconds = NO_TIME
 
-    def sums(self) -> tuple[int, float]:
-        """Return rows, and the sum of their costs."""
-        return self.n_rows, self.cost
+    def sums(self) -> tuple[int, float, Seconds]:
+        """Return rows, the sum of their costs, and what it took."""
+        return self.n_rows, self.cost, self.seconds
 
 
 def _take_steps(plan: _Plan, share: _Share, visit: _Visit, blocks: Sequence[Any]) -> _Share:
     """Go through shards, batch by batch."""
     steps, state, cost, n_rows, n_visited = plan.steps, share.state, 0.0, 0, 0
+    watch = Stopwatch()
     for shard, block in enumerate(blocks, start=visit.start):
         for number, rows in enumerate(_portions(block, plan.portion_rows)):
             rng = np.random.default_rng((plan.seed, visit.epoch, shard, number))
@@ -307,7 +316,7 @@ def _take_steps(plan: _Plan, share: _Share, visit: _Visit, blocks: Sequence[Any]
                     continue
                 state, of_batch = steps.step(state, batch, steps.adam.rate(done))
                 n_rows, cost = n_rows + len(batch), cost + len(batch) * of_batch
-    return _Share(state, n_rows, cost)
+    return _Share(state, n_rows, cost, watch.seconds)
 
 
 def _counts(rows: SomeRows) -> bool:
@@ -350,8 +359,9 @@ def _averaged(run: Runner, shares: Sequence[Any]) -> Any:
 
 def _average(left: _Share, right: _Share) -> _Share:
     """Return the mean of two states, each weighted by its rows."""
+    watch, seconds = Stopwatch(), left.seconds + right.seconds
     if not left.n_rows or not right.n_rows:
-        return left if left.n_rows else right
+        return replace(left if left.n_rows else right, seconds=seconds)
     n_rows = left.n_rows + right.n_rows
     share = right.n_rows / n_rows
     ours, theirs = left.state, right.state
@@ -364,7 +374,7 @@ def _average(left: _Share, right: _Share) -> _Share:
         means=_between(ours.means, theirs.means, share),
         n_averaged=ours.n_averaged + share * (theirs.n_averaged - ours.n_averaged),
     )
-    return _Share(state, n_rows, left.cost + right.cost)
+    return _Share(state, n_rows, left.cost + right.cost, seconds + Seconds(reduce=watch.wall))
 
 
 def _between(left: Vector, right: Vector, share: float) -> Vector:

@@ -196,7 +196,12 @@ class Minimisation:
             self.cost, Adam(training.learning_rate), training.batch_size, self.coordinates
         )
         local = LocalSteps(
-            steps, self.shards, training.epochs, training.local_steps, seed=self.seed
+            steps,
+            self.shards,
+            training.epochs,
+            training.local_steps,
+            seed=self.seed,
+            clock=self.visits,
         )
         of_sample = DaskObjective(self.cost, self.sample, visits=self.visits)
         batches = at.state.batches or local.init(at.state.params)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from stackedae.clock import NO_TIME, Seconds
 from stackedae.containers import Container, cut_into_shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.errors import ArgumentError
@@ -96,7 +97,9 @@ class DaskObjective:
         cost = self.cost
         if not (self._in_two_stages and isinstance(cost, AutoEncoderCost)):
             self.visits.count(self.shards)
-            sums = self.shards.sum(partial(_summing, cost), self._sent(params), name=_NAME)
+            sums = self.shards.sum(
+                partial(_summing, cost), self._sent(params), name=_NAME, clock=self.visits
+            )
             return cost.finish(params, sums)
         self.visits.count(self.shards, reads=2)
         activation, sums = self.shards.sum_in_two_stages(
@@ -104,6 +107,7 @@ class DaskObjective:
             partial(_passing_back, cost, self.shards.n_rows),
             self._sent(params),
             name=_NAME,
+            clock=self.visits,
         )
         return cost.finish(params, sums, activation)
 
@@ -136,7 +140,12 @@ class DaskObjective:
         draw, here = self._draw_of(sample)
         self.visits.count(self.shards)
         sums, drawn = self.shards.sum_and_draw(
-            partial(_summing, self.cost), self._sent(params), draw=draw, here=here, name=_NAME
+            partial(_summing, self.cost),
+            self._sent(params),
+            draw=draw,
+            here=here,
+            name=_NAME,
+            clock=self.visits,
         )
         self._keep_sample(sample, drawn)
         return self.cost.finish(params, sums)
@@ -193,7 +202,9 @@ class HalvedObjective:
         cost = self.cost
         for half in self.halves:
             self.visits.count(half)
-        first, second = sum_each(self.halves, partial(_summing, cost), params, name=_NAME)
+        first, second = sum_each(
+            self.halves, partial(_summing, cost), params, name=_NAME, clock=self.visits
+        )
         whole = cost.finish(params, first + second)
         difference = cost.finish(params, first).gradient - cost.finish(params, second).gradient
         return replace(whole, gradient_variance=float(difference @ difference) / 4)
@@ -211,11 +222,18 @@ class Visits:
         How often all rows were read or computed again, because they are not held.
     reads_held_out : int
         The same of those that are held out.
+    seconds : Seconds
+        Of evaluations, a mean over threads.
     """
 
     rows: int = 0
     reads: int = 0
     reads_held_out: int = 0
+    seconds: Seconds = NO_TIME
+
+    def took(self, seconds: Seconds) -> None:
+        """Take note of what an evaluation took."""
+        self.seconds += seconds
 
     def count(self, shards: Shards, reads: int = 1) -> None:
         """Count one visit of all rows of shards, which are read so often if they are not held."""
@@ -226,7 +244,8 @@ class Visits:
         """Take over visits of rows that are held out, and leave none."""
         self.rows += held_out.rows
         self.reads_held_out += held_out.reads
-        held_out.rows = held_out.reads = 0
+        self.seconds += held_out.seconds
+        held_out.rows, held_out.reads, held_out.seconds = 0, 0, NO_TIME
 
 
 def belongs_here(cost: Cost, shards: Shards, share: float = 1.0) -> bool:

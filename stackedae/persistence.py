@@ -19,7 +19,7 @@ from stackedae.documents import (
 )
 from stackedae.evaluation import Cost
 from stackedae.layers import Head, Layer
-from stackedae.progress import Record
+from stackedae.progress import SECONDS, Record
 from stackedae.solvers import Status
 from stackedae.stores import StoreLike
 
@@ -213,6 +213,7 @@ _NOT_IN_ALL = (
     "cross_entropy",
     "squared_error",
     "validation",
+    *SECONDS,
 )
 
 _COLUMNS = ("phase", *_COUNTS, "cost", "gradient_norm", "step", "seconds")

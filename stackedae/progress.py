@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,10 @@ Record = dict[str, Any]
 
 TERMS = ("reconstruction", "cross_entropy", "squared_error", "decay", "sparsity")
 """What costs are sums of; no record has all of them."""
+
+
+SECONDS = ("seconds_read", "seconds_compute", "seconds_reduce", "seconds_wait")
+"""What evaluations took, as a mean over threads; records of older models have none of these."""
 
 
 def part_of(record: Record, n_layers: int) -> str:
@@ -254,6 +258,7 @@ class Log:
         assert state.evaluation is not None
         now, before = time.perf_counter(), self.before
         paid = self.paid(self.visits.reads - before.reads) * self.bytes_per_read
+        seconds = self.visits.seconds - before.seconds
         paid += (self.visits.reads_held_out - before.reads_held_out) * self.bytes_held_out
         self.progress.history.append(
             {
@@ -270,6 +275,7 @@ class Log:
                 "rows_visited": self.visits.rows - before.rows,
                 "bytes_read": self.bytes_read + round(paid),
                 "seconds": now - self.since,
+                **dict(zip(SECONDS, astuple(seconds), strict=True)),
             }
         )
         self.since, self.bytes_read, self.before = now, 0, replace(self.visits)

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from dask.sizeof import sizeof
 from numpy.typing import DTypeLike
 
 from stackedae.arrays import Scratch
+from stackedae.clock import NO_TIME, Clock, Seconds, Stopwatch, Timed
 from stackedae.cluster import Here, OnCluster, Place, Runner, follow
 from stackedae.labelled import (
     Labelled,
@@ -38,8 +39,22 @@ Begin = Callable[..., Callable[..., Any]]
 adds sums over rows to `out` (None: to zero) and returns it. Rows are arrays or `Labelled`."""
 
 
-Plan = tuple[list[tuple[int, int]], list[Place] | None]
-"""Branches, as their first shard and the first that is not in it any more, and their places."""
+class Plan(NamedTuple):
+    """Who takes what.
+
+    Parameters
+    ----------
+    branches : list of (int, int)
+        The first shard of each, and the first that is not in it any more.
+    places : list of str or None
+        Where each is to be worked on.
+    n_threads : int
+        Threads that work on them.
+    """
+
+    branches: list[tuple[int, int]]
+    places: list[Place] | None
+    n_threads: int
 
 
 class RowSource:
@@ -272,7 +287,7 @@ class Shards:
             places=None,
         )
 
-    def sum(self, begin: Begin, *arguments: Any, name: str) -> Vector:
+    def sum(self, begin: Begin, *arguments: Any, name: str, clock: Clock | None = None) -> Vector:
         """Return the sum over shards of what ``begin(*arguments, rows)`` sums, in a fixed tree.
 
         Parameters
@@ -283,12 +298,19 @@ class Shards:
             Handed to every call; travels once to every worker, not once with every task.
         name : str
             What dashboards call the tasks.
+        clock : Clock or None
+            Who is told how long it took.
         """
-        (total,) = sum_each((self,), begin, *arguments, name=name)
+        (total,) = sum_each((self,), begin, *arguments, name=name, clock=clock)
         return total
 
     def sum_in_two_stages(
-        self, first: Begin, second: Begin, *arguments: Any, name: str
+        self,
+        first: Begin,
+        second: Begin,
+        *arguments: Any,
+        name: str,
+        clock: Clock | None = None,
     ) -> tuple[Vector, Vector]:
         """Return a sum over shards, and one whose terms depend on the first.
 
@@ -299,10 +321,11 @@ class Shards:
         second : callable
             ``second(*arguments, sums, rows)`` begins, given the sums of `first` over all shards;
             a step is ``step(rows, kept, out)``. What was kept is None if rows are not held either.
-        *arguments, name
+        *arguments, name, clock
             As for `sum`.
         """
-        run, (branches, places) = self._runner, self._plan()
+        watch, run, plan = Stopwatch(), self._runner, self._plan()
+        branches, places, _ = plan
         sent = self._send(arguments, name)
         groups = [self.blocks[start:stop] for start, stop in branches]
         calls = ((*sent, group) for group in groups)
@@ -311,38 +334,48 @@ class Shards:
         total = self._tree(branches, sums)
         calls = ((*sent, total, each, group) for each, group in zip(both, groups, strict=True))
         parts = run.calls(name, partial(_second_stage, second), calls, places, branches)
-        first_sums, second_sums = run.compute(total, self._tree(branches, parts))
-        return first_sums, second_sums
+        of_first, of_second = run.compute(total, self._tree(branches, parts))
+        self.tell(clock, (of_first.seconds, of_second.seconds), watch, plan.n_threads)
+        return of_first.sums, of_second.sums
 
     def sum_and_draw(
-        self, begin: Begin, *arguments: Any, draw: Draw, here: bool, name: str
+        self,
+        begin: Begin,
+        *arguments: Any,
+        draw: Draw,
+        here: bool,
+        name: str,
+        clock: Clock | None = None,
     ) -> tuple[Vector, Shards]:
         """Return what `sum` does, and a sample of the rows, from one read of them.
 
         Parameters
         ----------
-        begin, *arguments, name
+        begin, *arguments, name, clock
             As for `sum`.
         draw : Draw
             The sample.
         here : bool
             Whether the client is to hold it.
         """
-        run, plan = self._runner, self._plan()
+        watch, run, plan = Stopwatch(), self._runner, self._plan()
         sums, drawn = self._sums_and_draws(begin, arguments, draw, name, plan)
-        total = self._tree(plan[0], sums)
-        sample = self._joined(plan[0], drawn, self._sizes_of(draw))
+        total = self._tree(plan.branches, sums)
+        sample = self._joined(plan.branches, drawn, self._sizes_of(draw))
         if here or self.here:
-            values, *blocks = run.compute(total, *sample.blocks)
+            timed, *blocks = run.compute(total, *sample.blocks)
         else:
             kept, *blocks = run.persist(total, *sample.blocks)
-            (values,) = run.compute(kept)
-        return values, replace(sample, blocks=blocks, here=here or self.here)
+            (timed,) = run.compute(kept)
+        self.tell(clock, (timed.seconds,), watch, plan.n_threads)
+        return timed.sums, replace(sample, blocks=blocks, here=here or self.here)
 
     def draw(self, draw: Draw, *, here: bool = False) -> Shards:
         """Return a sample of rows, held by the client if `here`, else where these are."""
         plan = self._plan()
-        return self._joined(plan[0], self._draws(draw, plan), self._sizes_of(draw))._made(here)
+        return self._joined(plan.branches, self._draws(draw, plan), self._sizes_of(draw))._made(
+            here
+        )
 
     def numbered(self) -> Shards:
         """Return the same rows with their numbers beside them, as "row"."""
@@ -420,7 +453,7 @@ class Shards:
         """
         plan = self._plan()
         parts = self._calls(partial(_pick, name), (), "stackedae-pick", plan)
-        return self._joined(plan[0], parts, sizes)._made(here)
+        return self._joined(plan.branches, parts, sizes)._made(here)
 
     def known_later(self, name: str, sizes: Sequence[int]) -> Shards:
         """Return what `known` does, to be picked out by every use."""
@@ -464,23 +497,44 @@ class Shards:
         """Shards that a task takes, at most."""
         return max(stop - start for start, stop in self._branches(self._runner.threads))
 
-    def located(self) -> tuple[Runner, list[Place] | None]:
-        """Return who makes calls about these rows, and the places of the shards, if they have any.
+    def located(self) -> tuple[Runner, list[Place] | None, int]:
+        """Return who makes calls about these rows, the places of the shards, if any, and threads.
 
         For calls about runs of shards in an order of their own: calls of the runner, with the
         blocks of a run as their last argument. Workers that came have their shards by then.
         """
-        run = self._runner
-        return run, self._followed(run.threads)
+        run, threads = self._runner, self._runner.threads
+        return run, self._followed(threads), _number_of(threads)
 
     def _plan(self) -> Plan:
         """Return which shards each task is to take, and where; see that they are there."""
         threads = self._runner.threads
         branches, places = self._branches(threads), self._followed(threads)
+        n_threads = _number_of(threads)
         if places is None:
-            return branches, None
+            return Plan(branches, None, n_threads)
         # Who holds the middle of a branch holds most of it.
-        return branches, [places[(start + stop) // 2] for start, stop in branches]
+        return Plan(branches, [places[(start + stop) // 2] for start, stop in branches], n_threads)
+
+    def tell(
+        self, clock: Clock | None, parts: Iterable[Seconds], watch: Stopwatch, n_threads: int
+    ) -> None:
+        """Tell a clock, if there is one, what was just computed of these rows.
+
+        Parameters
+        ----------
+        clock : Clock or None
+            Who is told.
+        parts : iterable of Seconds
+            Of tasks.
+        watch : Stopwatch
+            Made when it was begun.
+        n_threads : int
+            Threads that there are for it.
+        """
+        if clock is not None:
+            spent, fed = sum(parts, NO_TIME), self.whole and not self.held
+            clock.took(spent.of_each_thread(watch.wall, n_threads, fed=fed))
 
     def _followed(self, threads: Mapping[Place, int]) -> list[Place] | None:
         """Return the places of the shards, once these are there."""
@@ -490,7 +544,7 @@ class Shards:
         return self.places
 
     def _branches(self, threads: Mapping[Place, int]) -> list[tuple[int, int]]:
-        tasks = n_tasks(self.n_bytes, max(1, sum(threads.values())))
+        tasks = n_tasks(self.n_bytes, _number_of(threads))
         if self.whole and not self.held:  # all of a task's shards are in memory before it begins
             tasks = max(tasks, -(-self.n_bytes // MAX_SHARD_BYTES))
         return halvings(len(self.rows), tasks)
@@ -575,7 +629,7 @@ class Shards:
         *each: Sequence[Any],
     ) -> list[Any]:
         """Call ``function(*arguments, *of_each, blocks)`` for every branch."""
-        branches, places = plan
+        branches, places, _ = plan
         sent = self._send(arguments, name)
         calls = (
             (*sent, *(values[start:stop] for values in (*each, self.blocks)))
@@ -584,15 +638,25 @@ class Shards:
         return self._runner.calls(name, function, calls, places, branches)
 
 
+def _number_of(threads: Mapping[Place, int]) -> int:
+    return max(1, sum(threads.values()))
+
+
 def sum_each(
-    parts: Sequence[Shards], begin: Begin, *arguments: Any, name: str
+    parts: Sequence[Shards],
+    begin: Begin,
+    *arguments: Any,
+    name: str,
+    clock: Clock | None = None,
 ) -> tuple[Vector, ...]:
     """Return what `Shards.sum` does of each of several, from one round trip."""
-    totals = []
+    watch, totals = Stopwatch(), []
     for shards in parts:
         plan = shards._plan()
-        totals.append(shards._tree(plan[0], shards._sums(begin, arguments, name, plan)))
-    return parts[0]._runner.compute(*totals)
+        totals.append(shards._tree(plan.branches, shards._sums(begin, arguments, name, plan)))
+    every = parts[0]._runner.compute(*totals)
+    parts[0].tell(clock, (timed.seconds for timed in every), watch, plan.n_threads)
+    return tuple(timed.sums for timed in every)
 
 
 def each_alone(function: Callable[..., Vector]) -> Begin:
@@ -625,10 +689,17 @@ def _tree(
     return pair if depth % 2 else run.call("stackedae-sum", _add, pair)
 
 
-def _add(nested: Any) -> Vector:
-    if isinstance(nested, np.ndarray):
-        return nested
-    left, right = map(_add, nested)
+def _add(nested: Any) -> Timed:
+    watch, spent = Stopwatch(), list[Seconds]()
+    total = _added(nested, spent)
+    return Timed(total, sum(spent, Seconds(reduce=watch.wall)))
+
+
+def _added(nested: Any, spent: list[Seconds]) -> Vector:
+    if isinstance(nested, Timed):
+        spent.append(nested.seconds)
+        return nested.sums
+    left, right = (_added(half, spent) for half in nested)
     total: Vector = left + right
     return total
 
@@ -736,8 +807,8 @@ def _on_each(function: Callable[..., T], *arguments: Any) -> list[T]:
     ]
 
 
-def _sum_rows(begin: Begin, *arguments: Any) -> Vector:
-    *others, blocks = arguments
+def _sum_rows(begin: Begin, *arguments: Any) -> Timed:
+    watch, (*others, blocks) = Stopwatch(), arguments
     every, step = portions_of_each(blocks), _Step(begin, others)
 
     def sums(_: int, out: Vector | None) -> Vector:
@@ -745,11 +816,11 @@ def _sum_rows(begin: Begin, *arguments: Any) -> Vector:
             out = step(rows, out)
         return _some(out)
 
-    return _halves(sums, 0, len(blocks))
+    return Timed(_halves(sums, 0, len(blocks)), watch.seconds)
 
 
-def _first_stage(begin: Begin, keeps: bool, *arguments: Any) -> tuple[list[Any], Vector]:
-    *others, blocks = arguments
+def _first_stage(begin: Begin, keeps: bool, *arguments: Any) -> tuple[list[Any], Timed]:
+    watch, (*others, blocks) = Stopwatch(), arguments
     kept: list[Any] = []
     every, step = portions_of_each(blocks), _Step(begin, others)
 
@@ -761,19 +832,20 @@ def _first_stage(begin: Begin, keeps: bool, *arguments: Any) -> tuple[list[Any],
         kept.append(of_portions)
         return _some(out)
 
-    return kept, _halves(sums, 0, len(blocks))
+    total = _halves(sums, 0, len(blocks))
+    return kept, Timed(total, watch.seconds)
 
 
-def _second_stage(begin: Begin, *arguments: Any) -> Vector:
-    *others, (kept, _), blocks = arguments
-    every, step = portions_of_each(blocks), _Step(begin, others)
+def _second_stage(begin: Begin, *arguments: Any) -> Timed:
+    watch, (*others, first, (kept, _), blocks) = Stopwatch(), arguments
+    every, step = portions_of_each(blocks), _Step(begin, (*others, first.sums))
 
     def sums(shard: int, out: Vector | None) -> Vector:
         for number, rows in enumerate(next(every)):
             out = step(rows, kept[shard][number], out)
         return _some(out)
 
-    return _halves(sums, 0, len(blocks))
+    return Timed(_halves(sums, 0, len(blocks)), watch.seconds)
 
 
 class _Step:
@@ -794,8 +866,8 @@ def _some(out: Vector | None) -> Vector:
     return out
 
 
-def _sum_and_take(begin: Begin, draw: Draw, *arguments: Any) -> tuple[Vector, list[SomeRows]]:
-    *others, numbers, n_rows, blocks = arguments
+def _sum_and_take(begin: Begin, draw: Draw, *arguments: Any) -> tuple[Timed, list[SomeRows]]:
+    watch, (*others, numbers, n_rows, blocks) = Stopwatch(), arguments
     taken: list[list[SomeRows]] = [[] for _ in blocks]
     every, step = portions_of_each(blocks), _Step(begin, others)
 
@@ -808,7 +880,9 @@ def _sum_and_take(begin: Begin, draw: Draw, *arguments: Any) -> tuple[Vector, li
             start += len(rows)
         return _some(out)
 
-    return _halves(sums, 0, len(blocks)), list(map(concatenated, taken))
+    total = _halves(sums, 0, len(blocks))
+    drawn = list(map(concatenated, taken))
+    return Timed(total, watch.seconds), drawn
 
 
 def _take(draw: Draw, *arguments: Any) -> list[SomeRows]:
@@ -832,6 +906,11 @@ def _join(where: Sequence[tuple[int, int]], parts: Sequence[Sequence[SomeRows]])
 @sizeof.register(Labelled)  # type: ignore[untyped-decorator]
 def _bytes_of_labelled(rows: Labelled) -> int:
     return int(sizeof(rows.X)) + sum(int(sizeof(values)) for values in rows.aside.values())
+
+
+@sizeof.register(Timed)  # type: ignore[untyped-decorator]
+def _bytes_of_timed(timed: Timed) -> int:
+    return int(sizeof(timed.sums))
 
 
 _SCRATCH = Scratch()

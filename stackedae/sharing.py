@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import DTypeLike
 
+from stackedae.clock import Clock
 from stackedae.cluster import OnCluster, Place, Runner
 from stackedae.deferred import Block, Call, Recorder, Source, Together
 from stackedae.layout import Array, Vector
@@ -192,10 +193,18 @@ class SharedShards(Shards):
         return self._kept(super().hold(here=here))
 
     def sum_and_draw(
-        self, begin: Begin, *arguments: Any, draw: Draw, here: bool, name: str
+        self,
+        begin: Begin,
+        *arguments: Any,
+        draw: Draw,
+        here: bool,
+        name: str,
+        clock: Clock | None = None,
     ) -> tuple[Vector, Shards]:
         """See `Shards.sum_and_draw`."""
-        sums, sample = super().sum_and_draw(begin, *arguments, draw=draw, here=here, name=name)
+        sums, sample = super().sum_and_draw(
+            begin, *arguments, draw=draw, here=here, name=name, clock=clock
+        )
         return sums, self._kept(sample, draw)
 
     def draw(self, draw: Draw, *, here: bool = False) -> Shards:

@@ -27,6 +27,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import StorePath, WrapperStore
 
 from stackedae.arrays import POOL
+from stackedae.clock import reading
 from stackedae.errors import DamagedChunkError, StoreError
 from stackedae.layout import Array
 from stackedae.malloc import keeping_freed_memory
@@ -265,7 +266,8 @@ class StoredRows(RowSource):
         waiting: Array = np.empty((0, 0))
         with ahead, keeping_freed_memory:
             for following in (*spans, None):
-                rows = coming.result()
+                with reading():
+                    rows = coming.result()
                 if following is not None:
                     coming = ahead.submit(self._read, *following)
                 if len(waiting):

@@ -6,11 +6,14 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
+from sklearn.exceptions import ConvergenceWarning
 
 from stackedae.progress import Record
 
@@ -31,7 +34,9 @@ def bar(label: str, length: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def following(max_iter: int, n_parts: int) -> Iterator[Callable[[Record], None]]:
+def following(
+    max_iter: int, n_parts: int, also: Callable[[Record], None] | None = None
+) -> Iterator[Callable[[Record], None]]:
     """Return a callback for `fit` that shows how far it is: a bar, or a line a minute in a log.
 
     Parameters
@@ -40,12 +45,20 @@ def following(max_iter: int, n_parts: int) -> Iterator[Callable[[Record], None]]
         Iterations of a part.
     n_parts : int
         What is trained one after the other.
+    also : callable or None
+        Called with every record, too.
     """
+
+    def both(shown: Callable[[Record], None], record: Record) -> None:
+        shown(record)
+        if also is not None:
+            also(record)
+
     if not sys.stderr.isatty():
-        yield Lines()
+        yield partial(both, Lines())
         return
     with bar("fit", max_iter * n_parts) as advance:
-        yield moving(advance, max_iter)
+        yield partial(both, moving(advance, max_iter))
 
 
 def moving(advance: Callable[[int], None], max_iter: int) -> Callable[[Record], None]:
@@ -95,6 +108,15 @@ def say(message: str) -> None:
     """Write a line on standard error; with the time, where there is no terminal."""
     when = "" if sys.stderr.isatty() else time.strftime("%Y-%m-%d %H:%M:%S  ")
     click.echo(f"{when}{message}", err=True)
+
+
+@contextmanager
+def telling_warnings() -> Iterator[None]:
+    """Say in a line what warnings say, when they do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ConvergenceWarning)
+        warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}")
+        yield
 
 
 class Terminated(KeyboardInterrupt):

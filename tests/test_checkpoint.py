@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from records import timeless
 
 from stackedae import StackedAutoEncoder, extract_patches
 from stackedae.errors import ArgumentError, CheckpointError, DataError, StackedAEError, StoreError
@@ -52,8 +53,7 @@ def assert_same(one, other):
         assert a.mean_activations.tobytes() == b.mean_activations.tobytes()
         assert (a.cost, a.status) == (b.cost, b.status)
     # How long it took, and what a resumed fit reads again, are its own.
-    kept = [[{**r, "seconds": 0, "bytes_read": 0} for r in sae.history_] for sae in (one, other)]
-    assert kept[0] == kept[1]
+    assert timeless(one.history_, "bytes_read") == timeless(other.history_, "bytes_read")
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +305,7 @@ def test_a_number_of_another_kind_is_refused_though_the_checksum_is_right(X, sto
 def test_a_full_disk_does_not_end_the_fit(X, undisturbed, tmp_path, caplog):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk])
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk])
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:

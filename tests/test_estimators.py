@@ -65,6 +65,7 @@ def test_fitted_attributes(digits, fitted):
 def test_history_has_one_record_per_iteration(fitted, digits):
     keys = {"layer", "phase", "iteration", "n_rows", "cost", "reconstruction", "decay", "sparsity"}
     keys |= {"gradient_norm", "step", "n_evaluations", "rows_visited", "bytes_read", "seconds"}
+    keys |= {f"seconds_{phase}" for phase in ("read", "compute", "reduce", "wait")}
     assert all(set(record) == keys for record in fitted.history_)
     steps = [(record["layer"], record["iteration"]) for record in fitted.history_]
     assert steps == [(layer, i) for layer in (0, 1) for i in range(1, 16)]

@@ -12,8 +12,8 @@ PACKAGE = Path(stackedae.__file__).parent
 FLOORS = [
     {"arrays", "errors", "evaluation", "layout", "_version"},
     {
-        *("contrast", "costs", "forecast", "labelled", "layers", "memory", "moments", "noise"),
-        *("solvers", "windows"),
+        *("clock", "contrast", "costs", "forecast", "labelled", "layers", "memory", "moments"),
+        *("noise", "solvers", "windows"),
     },
     {
         *("blas", "cluster", "containers", "contexts", "deferred", "deployment", "documents"),
@@ -25,7 +25,7 @@ FLOORS = [
     },
     {
         *("checkpoint", "cutting", "fitting", "growth", "patches", "persistence", "preprocessing"),
-        *("mapping", "progress", "rows", "samples", "sampling", "spectrum"),
+        *("mapping", "metrics", "progress", "rows", "samples", "sampling", "spectrum"),
         *("minimisation", "streams", "targets", "training", "whitening"),
     },
     {

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from records import timeless
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.exceptions import NotFittedError
@@ -231,10 +232,6 @@ def test_saved_and_loaded(tmp_path, digits, fitted):
 
 class Stop(Exception):
     """What ends a training here."""
-
-
-def timeless(history):
-    return [{**record, "seconds": 0} for record in history]
 
 
 def test_a_checkpoint_goes_on_to_the_same_bits(tmp_path, digits):

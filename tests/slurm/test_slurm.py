@@ -186,7 +186,8 @@ def test_the_command_keeps_jobs_and_goes_on_after_sigterm(slurm, fit, local):
 def test_jobs_that_slurm_refuses(fit):
     for options, message in (
         (["--cores", "1", "--memory", "1GB", "--queue", "nowhere"], "invalid partition specified"),
-        ([], "cluster='slurm' cannot be used with {}"),
+        (["--cores", "1"], "memory=None does not say what a job of slurm is to have"),
+        (["--cores", "1", "--memory", "much"], "cluster='slurm' cannot be used with {"),
     ):
         words = [*fit, "--cluster", "slurm", "--jobs", "1", *options]
         done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
