@@ -235,7 +235,7 @@ def follow(
     """Return the places of things once workers have come or gone.
 
     Who comes takes over from who is gone, so that all else stays where it is. If more come, and
-    are a notable part of all, everything is shared out anew.
+    the busiest would have notably less to do, everything is shared out anew.
 
     Parameters
     ----------
@@ -259,16 +259,29 @@ def follow(
     if not new:
         return list(places)
     heirs = dict(zip((place for place in before if place not in threads), new, strict=False))
-    after = [heirs.get(place, place) for place in before]
+    taken_over = [heirs.get(place, place) for place in places]
     more = new[len(heirs) :]
-    if sum(threads[place] for place in more) > NOTABLE_SHARE * sum(threads.values()):
-        order = [place for place in after if place in threads] + more
-        return share_out(sizes, {place: threads[place] for place in order})
-    return [heirs.get(place, place) for place in places]
+    if more:
+        order = [place for place in dict.fromkeys(taken_over) if place in threads] + more
+        anew = share_out(sizes, {place: threads[place] for place in order})
+        now = _largest_share(taken_over, sizes, threads)
+        if _largest_share(anew, sizes, threads) < (1 - NOTABLE_SHARE) * now:
+            return anew
+    return taken_over
 
 
 NOTABLE_SHARE = 1 / 8
-"""Share of the threads for which it is worth while to move half of the rows."""
+"""Of what the busiest has to do, for which it is worth while to move half of the rows."""
+
+
+def _largest_share(
+    places: Sequence[Place], sizes: Sequence[int], threads: Mapping[Place, int]
+) -> float:
+    """Return the size of the things of a thread, one at least, in the place where it is largest."""
+    shares = dict[Place, float]()
+    for place, size in zip(places, sizes, strict=True):
+        shares[place] = shares.get(place, 0.0) + size / threads.get(place, 1)
+    return max(*sizes, *shares.values())
 
 
 def cut_in_proportion(sizes: Sequence[int], weights: Sequence[int]) -> list[int]:

@@ -72,6 +72,16 @@ def test_all_is_shared_out_anew_if_many_come():
     assert set(follow(OF_THREE, SIZES, {"a": 1, "d": 1, "e": 1, "f": 1})) == set("adef")
 
 
+def test_what_is_too_little_for_all_stays_where_it_is():
+    """Else it would go from worker to worker for ever."""
+    of_many = {f"worker {number}": 2 for number in range(1_000)}
+    for n in (1, 16, 999, 1_000, 1_500):
+        places = share_out([7] * n, of_many)
+        assert follow(places, [7] * n, of_many) == places
+    assert follow(["a"], [7], {"a": 1, "b": 1}) == ["a"]
+    assert follow(["a"], [7], {"a": 1, "b": 4}) == ["a"]
+
+
 def test_what_threads_set_for_their_graphs_is_as_it_was_when_all_are_done(monkeypatch):
     key = "distributed.admin.large-graph-warning-threshold"
     before, during, compute = dask.config.get(key), [], dask.base.compute
