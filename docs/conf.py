@@ -72,6 +72,7 @@ _WITHOUT_SECTIONS = (
     "supervised",
     "outliers",
     "reliability",
+    "cluster",
     "performance",
     "scaling",
     "going-elsewhere",

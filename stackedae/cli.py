@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import click
+import dask
 import numpy as np
+from dask.utils import format_bytes, parse_bytes
 from skimage.io import imsave
 
 from stackedae._version import __version__
@@ -37,9 +39,10 @@ from stackedae.features import (
 from stackedae.mapping import MODES
 from stackedae.memory import rows_per_portion
 from stackedae.metrics import MetricsFile
-from stackedae.minimisation import BATCHING, DTYPES, SOLVERS
+from stackedae.minimisation import BATCHING, DTYPES, SOLVERS, TrainingSettings
 from stackedae.models import AnyModel, load_any
 from stackedae.patches import open_patches, plan_patches
+from stackedae.planning import LayerPlan, Workers, plan_layers
 from stackedae.plotting import FilterDisplay
 from stackedae.plotting.axes import counted
 from stackedae.plotting.fitted import head_of, parts_of
@@ -497,6 +500,88 @@ def fit(
         raise SystemExit(_INTERRUPTED) from None
     sae.save(out, overwrite=overwrite)
     click.echo(f"{out}  {architecture(sae)}, cost {sae.cost_:.6g} after {sae.n_iter_} iterations")
+
+
+@main.command()
+@click.argument("patches", type=click.Path())
+@click.option(
+    "--hidden",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(25,),
+    show_default=True,
+    help="Hidden units; repeat for further layers.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes."
+)
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each worker."
+)
+@click.option("--memory", metavar="SIZE", required=True, help="Of each worker: 4GB, say.")
+@click.option("--max-iter", type=int, default=400, show_default=True, help="Iterations per layer.")
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="float32",
+    show_default=True,
+    help="Precision of the arithmetic.",
+)
+def plan(
+    patches: str,
+    hidden: tuple[int, ...],
+    workers: int,
+    threads: int,
+    memory: str,
+    max_iter: int,
+    dtype: str,
+) -> None:
+    """Say what a fit of PATCHES would take of a cluster, and refuse what would not fit.
+
+    What kernels and the store give is measured here: run it on a machine like those of the cluster.
+    Folders that Dask's configuration names for scratch are taken into account.
+    """
+    try:
+        cluster = Workers(workers, threads, parse_bytes(memory))
+    except ValueError as error:
+        raise ArgumentError("memory", memory, "is no size", "pass 4GB, say") from error
+    samples = open_patches(patches)
+    click.echo(f"{patches}  {_describe(samples.shape, samples.dims, samples.dtype)}")
+    click.echo(
+        f"cluster  {counted(workers, 'worker')} of {counted(threads, 'thread')} and "
+        f"{format_bytes(int(cluster.memory))} each"
+    )
+    training = TrainingSettings("lbfgs", "progressive", max_iter, 1e-6, dtype, missing=False)
+    may_spill = dask.config.get("stackedae.scratch", None) is not None
+    for number, layer in enumerate(
+        plan_layers(samples, hidden, cluster, training, may_spill=may_spill)
+    ):
+        click.echo(f"layer {number}  {layer.n_features}-{layer.n_hidden}")
+        for name, what in _words_of(layer):
+            click.echo(f"  {name:<11} {what}")
+    click.echo("It fits.")
+
+
+def _words_of(layer: LayerPlan) -> Iterator[tuple[str, str]]:
+    """Say in words what a layer takes."""
+    told, task = layer.forecast, layer.task
+    yield "input", f"{layer.place}: {layer.reason}"
+    if layer.bytes_to_hold:
+        yield "to hold it", f"{format_bytes(layer.bytes_to_hold)} read, once"
+    if task is not None:
+        shards = f"{task.n_shards} of {counted(told.n_shards, 'shard')}"
+        needed, there = (format_bytes(int(n_bytes)) for n_bytes in (task.needed, task.there))
+        yield "memory", f"{needed} for a task, of {there}; it takes {shards}"
+    yield (
+        "evaluation",
+        f"{counted(told.n_tasks, 'task')}, {told.flops / 1e9:,.3g} GFLOP, "
+        f"{format_bytes(int(told.bytes_read))} read, {format_bytes(int(told.bytes_sent))} sent",
+    )
+    parts = sorted(told.seconds.items(), key=lambda part: -part[1])
+    shown = (f"{name} {seconds:.2g}" for name, seconds in parts if seconds >= told.total / 100)
+    yield "seconds", f"{told.total:.2g} each: {', '.join(shown)}"
+    if told.n_tasks and told.limit not in ("read", "compute"):
+        yield "limit", "the way to the workers and back, and not the work: fewer would do"
 
 
 @main.command()

@@ -123,6 +123,8 @@ def forecast(
     threads_per_worker: int = 1,
     held: bool = False,
     n_first_sums: int = 0,
+    n_shards: int | None = None,
+    bytes_read: float | None = None,
     rates: Rates | None = None,
 ) -> Forecast:
     """Say what an evaluation on workers will take.
@@ -143,17 +145,17 @@ def forecast(
         Whether the workers have the rows in memory.
     n_first_sums : int
         Numbers that a task of the first of two stages returns; 0: there is one stage.
+    n_shards : int or None
+        Shards of the rows; None: as many as there are where chunks are small against shards, or
+        divide evenly into them.
+    bytes_read : float or None
+        Read by a stage, if others than those of the rows.
     rates : Rates or None
         What machines can do; the defaults if None.
 
     Returns
     -------
     Forecast
-
-    Notes
-    -----
-    Rows are taken to be cut into shards of equal size, as they are where chunks are small against
-    shards, or divide evenly into them.
 
     Examples
     --------
@@ -168,7 +170,8 @@ def forecast(
     """
     rates = Rates() if rates is None else rates
     n_bytes, slots = n_rows * row_bytes, n_workers * threads_per_worker
-    n_shards = math.ceil(n_rows / rows_per_shard(n_rows, row_bytes))
+    if n_shards is None:
+        n_shards = math.ceil(n_rows / rows_per_shard(n_rows, row_bytes))
     tree = _Tree(n_shards, n_tasks(n_bytes, slots))
     stages = [n_sums] if n_first_sums == 0 else [n_first_sums, n_sums]
     # The sums of the first of two stages are picked out of what each task returns.
@@ -177,7 +180,9 @@ def forecast(
     # What waits for threads is handed to them one too early, so that at the end some have one more.
     waves = math.ceil(tree.n_branches / slots) + (queued and not held)
     per_thread = waves / tree.n_branches
-    bytes_read = 0.0 if held else float(len(stages) * n_bytes)
+    if bytes_read is None:
+        bytes_read = 0.0 if held else float(n_bytes)
+    bytes_read *= len(stages)
     parameters, added = 4 * n_parameters, 8 * sum(stages)
     n_reached = min(n_workers, tree.n_branches)
     read = bytes_read * per_thread / rates.reading
@@ -240,6 +245,9 @@ def forecast_layer(
     threads_per_worker: int = 1,
     held: bool = False,
     itemsize: int = 4,
+    n_shards: int | None = None,
+    bytes_read: float | None = None,
+    more_flops: float = 0.0,
     rates: Rates | None = None,
 ) -> Forecast:
     """Say what an evaluation of one sparse auto-encoder will take, by the policy of the library.
@@ -257,6 +265,10 @@ def forecast_layer(
         Whether the workers have the rows in memory.
     itemsize : int
         Bytes of an entry as stored.
+    n_shards, bytes_read
+        As for `forecast`.
+    more_flops : float
+        To compute the rows, if they are features of other layers.
     rates : Rates or None
         What machines can do; the defaults if None.
 
@@ -285,13 +297,15 @@ def forecast_layer(
     return forecast(
         n_rows,
         row_bytes,
-        flops=products + (0 if in_two else slope),
+        flops=products + (0 if in_two else slope) + (1 + in_two) * more_flops,
         n_parameters=n_parameters,
         n_sums=n_stage_sums + (0 if in_two else d * h + h),
         n_workers=n_workers,
         threads_per_worker=threads_per_worker,
         held=held,
         n_first_sums=h if in_two else 0,
+        n_shards=n_shards,
+        bytes_read=bytes_read,
         rates=rates,
     )
 

@@ -187,7 +187,7 @@ def rows_of(
     seed : int
         Which.
     """
-    _refuse_too_many_parameters(cost)
+    refuse_too_many_parameters(cost)
     X = as_array(X)  # once: a stored array is opened for it
     whole, n_bytes = beside(cut_into_shards(X, dtype)), bytes_of_a_read(X)
     n_out = n_shards_held_out(validation, len(whole.rows))
@@ -250,9 +250,26 @@ def _holding_of(
     return holding, math.inf if holding.held else HELD_OUT_SHARE * memory.capacity
 
 
+@dataclass(frozen=True)
+class TaskMemory:
+    """What the largest task takes.
+
+    Parameters
+    ----------
+    needed, there : float
+        Bytes that it needs, and that a thread of a worker has for it.
+    n_shards : int
+        Shards of it.
+    """
+
+    needed: float
+    there: float
+    n_shards: int
+
+
 def refuse_unless_it_fits(
     shards: Shards, cost: AutoEncoderCost, chunk_bytes: int, memory: Memory, *, held: bool
-) -> None:
+) -> TaskMemory:
     """Raise a `MemoryPlanError` if a task takes more memory than a worker has for it.
 
     Parameters
@@ -267,9 +284,13 @@ def refuse_unless_it_fits(
         What there is.
     held : bool
         Whether they will be held.
+
+    Returns
+    -------
+    TaskMemory
     """
     largest, row_bytes = max(shards.rows), shards.n_features * shards.dtype.itemsize
-    per_task = shards.shards_per_task
+    per_task = shards.shards_of_a_task(memory.n_threads)
     if held:
         at_a_time, copies, share = largest, 3, 1 - HELD_SHARE
     elif shards.whole:
@@ -300,6 +321,7 @@ def refuse_unless_it_fits(
             f"{there / MIB:.0f} MiB for each of its threads; start workers with more memory or "
             f"fewer threads, or write smaller chunks{fewer}."
         )
+    return TaskMemory(needed, there, per_task)
 
 
 def features_of(
@@ -328,7 +350,7 @@ def features_of(
     held_besides : int
         Bytes of other rows that stay in memory.
     """
-    _refuse_too_many_parameters(cost)
+    refuse_too_many_parameters(cost)
     dtype = layer.params.dtype
     features = rows.shards.map(
         Stack.encode,
@@ -385,7 +407,7 @@ def labelled(rows: Rows, cost: Cost) -> Rows:
     cost : Cost
         What is to be minimised over those with a target.
     """
-    _refuse_too_many_parameters(cost)
+    refuse_too_many_parameters(cost)
     shards, alone = rows.shards, unshared(rows.shards)
     sizes = alone.n_known(TARGET)
     if TARGET_WEIGHT in shards.aside:
@@ -426,7 +448,8 @@ def from_every_shard(shards: Shards, share: float, seed: int) -> tuple[Shards, S
     return rest, held_out
 
 
-def _refuse_too_many_parameters(cost: Cost) -> None:
+def refuse_too_many_parameters(cost: Cost) -> None:
+    """Raise a `MemoryPlanError` if the solver takes more memory than the client has."""
     n, there = n_sharing(), psutil.virtual_memory().available
     needed = n * bytes_of_solver(cost.layout.size)
     if needed > there:

@@ -495,7 +495,11 @@ class Shards:
     @property
     def shards_per_task(self) -> int:
         """Shards that a task takes, at most."""
-        return max(stop - start for start, stop in self._branches(self._runner.threads))
+        return self.shards_of_a_task(_number_of(self._runner.threads))
+
+    def shards_of_a_task(self, n_threads: int) -> int:
+        """Return how many shards a task takes, at most, where there are so many threads."""
+        return max(stop - start for start, stop in self._branches(n_threads))
 
     def located(self) -> tuple[Runner, list[Place] | None, int]:
         """Return who makes calls about these rows, the places of the shards, if any, and threads.
@@ -509,8 +513,8 @@ class Shards:
     def _plan(self) -> Plan:
         """Return which shards each task is to take, and where; see that they are there."""
         threads = self._runner.threads
-        branches, places = self._branches(threads), self._followed(threads)
-        n_threads = _number_of(threads)
+        n_threads, places = _number_of(threads), self._followed(threads)
+        branches = self._branches(n_threads)
         if places is None:
             return Plan(branches, None, n_threads)
         # Who holds the middle of a branch holds most of it.
@@ -543,8 +547,8 @@ class Shards:
         self._follow(self.places, threads)
         return self.places
 
-    def _branches(self, threads: Mapping[Place, int]) -> list[tuple[int, int]]:
-        tasks = n_tasks(self.n_bytes, _number_of(threads))
+    def _branches(self, n_threads: int) -> list[tuple[int, int]]:
+        tasks = n_tasks(self.n_bytes, n_threads)
         if self.whole and not self.held:  # all of a task's shards are in memory before it begins
             tasks = max(tasks, -(-self.n_bytes // MAX_SHARD_BYTES))
         return halvings(len(self.rows), tasks)

@@ -24,7 +24,8 @@ FLOORS = [
         *("storage", "stores"),
     },
     {
-        *("checkpoint", "cutting", "fitting", "growth", "patches", "persistence", "preprocessing"),
+        *("checkpoint", "cutting", "fitting", "growth", "patches", "persistence", "planning"),
+        "preprocessing",
         *("mapping", "metrics", "progress", "rows", "samples", "sampling", "spectrum"),
         *("minimisation", "streams", "targets", "training", "whitening"),
     },
