@@ -408,3 +408,23 @@ def test_a_scheduler_that_is_not_there_is_named():
         result = run(*FIT, "--scheduler", "tcp://127.0.0.1:1")
     assert result.exit_code == 2
     assert "tcp://127.0.0.1:1: no scheduler can be reached there" in result.output
+
+
+@pytest.mark.usefixtures("patches")
+def test_a_plan_says_what_a_fit_takes():
+    result = run("plan", "patches.zarr", "--hidden", 400, "--memory", "1GB", "--workers", 2)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].startswith("patches.zarr  (patch: 3,000, y: 6, x: 6) float32")
+    assert lines[1] == "cluster  2 workers of 1 thread and 0.93 GiB each"
+    assert lines[2] == "layer 0  36-400"
+    assert lines[3] == "  input       here: few samples: the client holds them, and works itself"
+    assert lines[-1] == "It fits."
+    assert max(map(len, lines)) <= 80
+    for memory, message in (
+        ("much", "memory='much' is no size; pass 4GB, say."),
+        ("1MB", "A task would take up to"),
+    ):
+        result = run("plan", "patches.zarr", "--hidden", 40_000, "--memory", memory)
+        assert result.exit_code == 2
+        assert message in result.output
