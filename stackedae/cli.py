@@ -28,6 +28,7 @@ from stackedae.deployment import (
 )
 from stackedae.errors import ArgumentError, StackedAEError, StoreExistsError
 from stackedae.estimators import StackedAutoEncoder
+from stackedae.failures import quiet_when_interrupted
 from stackedae.features import (
     MAP,
     error_map,
@@ -163,7 +164,7 @@ def _runs_on_workers(command: Callable[..., None]) -> Callable[..., None]:
         elif cluster is not None and jobs is not None:
             there = batch_workers(cluster, jobs, encrypted=security, tell=say, **of_jobs)
         try:
-            with interrupted_by_sigterm():
+            with interrupted_by_sigterm(), quiet_when_interrupted():
                 command(*arguments, computing=there, **options)
         except Terminated:
             raise SystemExit(TRY_AGAIN if options.get("resume") else _TERMINATED) from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import re
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
-from distributed.client import FutureCancelledError, FuturesCancelledError
+from distributed.client import AllExit, FutureCancelledError, FuturesCancelledError
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
@@ -48,6 +50,22 @@ def explaining_failures() -> Iterator[None]:
             f"the connection to the scheduler was lost ({error!r}); connect a new client to it, or "
             "start another cluster"
         ) from error
+
+
+@contextmanager
+def quiet_when_interrupted() -> Iterator[None]:
+    """Keep asyncio from logging what Dask's client raises inside for tasks that are given up."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return record.exc_info is None or not isinstance(record.exc_info[1], AllExit)
+
+    logger = logging.getLogger("asyncio")
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        gc.collect()  # which is when it would be logged
+        logger.removeFilter(is_news)
 
 
 def _cancelled(error: FutureCancelledError | FuturesCancelledError) -> tuple[object, str]:

@@ -168,6 +168,7 @@ def test_the_command_keeps_jobs_and_goes_on_after_sigterm(slurm, fit, local):
     first.send_signal(signal.SIGTERM)
     said_first = first.communicate(timeout=PATIENCE)[1]
     assert first.returncode == 75, said_first
+    assert "Traceback" not in said_first
     assert re.search(r"2 jobs submitted to slurm; dashboard at http://127.0.0.1:\d+", said_first)
     assert "  workers: 2 of 2 are there\n" in said_first
     assert "layer 0  full  iteration 1  60,000 rows  cost" in said_first
