@@ -196,7 +196,7 @@ def test_no_task_gathers_more_than_a_large_shard(sizes, most, local_steps):
     shards = sharded(np.arange(sum(sizes))[:, None], sizes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stackedae.local_steps.MAX_SHARD_BYTES", 8 * most)
-        patch.setattr(Shards, "located", lambda shards: (Gathering(), None))
+        patch.setattr(Shards, "located", lambda shards: (Gathering(), None, 1))
         LocalSteps(Seen(), shards, 1, local_steps).epoch(Adam().init(np.zeros(1)))
     assert sum(map(sum, taken)) == sum(sizes)
     assert all(len(visit) == 1 or sum(visit) <= most for visit in taken)
@@ -244,7 +244,7 @@ def test_means_of_states_are_by_rows(sizes):
         values = [getattr(share.state, name) for share in shares]
         expected = np.average(values, axis=0, weights=sizes)
         np.testing.assert_allclose(getattr(mean.state, name), expected, rtol=1e-9, atol=1e-12)
-    assert mean.sums() == (sum(sizes), 2.0 * sum(sizes))
+    assert mean.sums()[:2] == (sum(sizes), 2.0 * sum(sizes))
     assert (mean.state.n_steps, mean.state.epoch) == (len(sizes) - 1, 7)
 
 

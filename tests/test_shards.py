@@ -1,5 +1,6 @@
 import gc
 import itertools
+import os
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -219,9 +220,31 @@ def n_queued(dask_scheduler):
     return len(dask_scheduler.queued)
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_few_tasks_go_to_all_workers(cluster, mapped):
+    """Dask gives those that need the same parameters to one worker, from which others steal."""
+
+    def beginning(_, rows):
+        def step(rows, out):
+            time.sleep(0.05)
+            counts = np.zeros(2**16) if out is None else out
+            counts[os.getpid() % len(counts)] += 1
+            return counts
+
+        return step
+
+    shards = Shards([Portioned(np.ones((1, 1)))] * 16, (1,) * 16, 1, np.dtype(float), whole=False)
+    if mapped:
+        shards = shards.map(np.square, n_features=1, dtype=float, name=NAME)
+    with cluster.as_current():
+        counts = shards.sum(beginning, np.zeros(10), name=NAME)
+    n_workers = len(cluster.nthreads())
+    assert sorted(counts[counts > 0]) == [16 / n_workers] * n_workers
+
+
 def test_who_has_which_rows_can_be_asked(cluster):
     here = sharded(3, 4, 5)
-    run, places = here.located()
+    run, places, n_threads = here.located()
     assert places is None
     assert run.call("", sum, [1, 2]) == 3
     lazy = Shards([literal("block", b) for b in here.blocks], here.rows, 1, here.dtype)
@@ -229,8 +252,9 @@ def test_who_has_which_rows_can_be_asked(cluster):
         assert lazy.located()[1] is None
         held = lazy.hold()
         held.places[:] = ["tcp://gone:1"] * 3  # as if their worker were
-        run, places = held.located()
+        run, places, n_threads = held.located()
         assert set(places) <= set(cluster.nthreads())
+        assert n_threads == sum(cluster.nthreads().values())
         calls = [(held.blocks[1:],)]
         (values,) = run.compute(*run.calls(NAME, np.concatenate, calls, places[1:2], [(1, 3)]))
     assert values.ravel().tolist() == list(range(3, 12))
