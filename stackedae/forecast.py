@@ -190,8 +190,8 @@ def forecast(
     choices = 0 if held else len(stages) * tree.n_branches * n_workers
     by_scheduler = n_all * rates.scheduler_per_task + choices * rates.scheduler_per_choice
     hops = 2 + len(stages) * (1 + tree.depth) + (len(stages) - 1)
-    # Half of what the scheduler does is to hear that tasks are done, while threads do others.
-    heard = by_scheduler / 2
+    # While threads work, the scheduler hears what is done, and hands out what waited for that.
+    meanwhile = by_scheduler * (0.5 if held else 0.75)
     return Forecast(
         n_shards=n_shards,
         n_branches=tree.n_branches,
@@ -209,7 +209,7 @@ def forecast(
             "scheduler": n_all * rates.client_per_task + by_scheduler,
             "round trips": hops * rates.round_trip,
         },
-        saved=min(heard, read + compute) * (1 - 1 / waves),
+        saved=min(meanwhile, read + compute) * (1 - 1 / waves),
         queued=queued,
     )
 

@@ -34,7 +34,7 @@ OUTGOING = 50
 BUSY_WAIT = 0.15
 """Seconds after which a worker asks one again that had no time (`retry_busy_worker_later`)."""
 
-ENVIRONMENT = {"DASK_DISTRIBUTED__COMM__OFFLOAD": "False"}
+SPARING = {"DASK_DISTRIBUTED__COMM__OFFLOAD": "False"}
 """Without it, every message that is sent would be weighed first."""
 
 NDARRAY = pickle.dumps(np.ndarray)

@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import zarr
 from distributed import Client, wait
 from scipy.optimize import least_squares
 
-from contests.crowd import Machine
+from contests.crowd import SPARING, Machine
 from contests.measure import Options, number, say, table
 from stackedae import memory
 from stackedae.containers import cut_into_shards
@@ -34,8 +33,10 @@ SIZES = (2, 8, 32, 128, 512, 1000, 2000, 4000)
 CALIBRATING = (8, 32, 128)
 """Sizes that the constants of Dask are taken from; the others are foretold."""
 
+ENVIRONMENT_OF = {"contests.crowd": SPARING}
+SCHEDSTAT = "*/schedstat"
 MORE_SHARDS = (4096, 16_384)
-LONG = 15.0
+LONG = 10.0
 """Seconds of evaluations after which no more are measured."""
 
 
@@ -63,15 +64,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of evaluations: all, until the scheduler had the graph, and until it knew the tasks.
+    """Seconds of evaluations: by the clock, and of these for how long the scheduler had no core.
 
-    And CPU seconds of an evaluation: of the client, the scheduler and the workers.
+    And CPU seconds of one: of the client, the scheduler and the workers.
     """
 
     case: Case
     seconds: list[float]
-    until_sent: float
-    until_known: float
+    waiting: list[float]
     cpu: tuple[float, float, float]
 
     @property
@@ -83,28 +83,33 @@ def report(options: Options) -> str:
     """Measure, and write the section."""
     sizes = (2, 8, 32) if options.quick else SIZES
     every = [each for n in sizes for each in measure(cases_for(n), options.repeats)]
+    more = [] if options.quick else list(with_more_shards())
+    return written(every, more, options.repeats)
+
+
+def written(every: Sequence[Measured], more: Sequence[tuple[int, Measured]], repeats: int) -> str:
+    """Calibrate the model, and compare."""
     rates = calibrated([each for each in every if each.case.n_workers in CALIBRATING])
     header = (
+        *("rows", "workers", "layer", "million rows", "tasks", "simulated, s", "waiting, s"),
         *(
-            "rows",
-            "workers",
-            "layer",
-            "million rows",
-            "tasks",
-            "simulated, s (lowest)",
             "foretold, s",
+            "foretold / simulated",
+            "limit",
+            "CPU seconds: client, scheduler, workers",
         ),
-        *("foretold / median", "limit", "CPU seconds: client, scheduler, workers"),
     )
     lines = [_line(each, rates) for each in every]
     ratios = [_ratio(each, rates) for each in every if each.case.told(rates).queued]
     others = [each for each in every if each.case.n_workers not in CALIBRATING]
     foretold = [_ratio(each, rates) for each in others if each.case.told(rates).queued]
     notes = (
-        f"Median and lowest seconds of up to {options.repeats} evaluations by the real engine, "
-        "client and scheduler (a process of its own) with simulated workers of one thread, which sleep for as "
-        f"long as they would work: {RATES.flops:.3g} flop/s and {RATES.reading / 1e6:.0f} MB/s of "
-        f"the store a thread, {RATES.bandwidth / 1e6:.0f} MB/s and {1e3 * RATES.latency:.0f} ms of "
+        f"Median seconds of up to {repeats} evaluations by the real engine, client and "
+        "scheduler (a process of its own) with simulated workers of one thread, and for how long "
+        "of that the scheduler waited for a core, for others work on this machine. Workers "
+        f"sleep for as long as they would work: {RATES.flops:.3g} flop/s and "
+        f"{RATES.reading / 1e6:.0f} MB/s of the store a thread, "
+        f"{RATES.bandwidth / 1e6:.0f} MB/s and {1e3 * RATES.latency:.0f} ms of "
         f"the network. Constants of Dask are from {', '.join(map(str, CALIBRATING))} workers of "
         f"this run: {1e3 * rates.client_per_task:.2f} ms of the client and "
         f"{1e3 * rates.scheduler_per_task:.2f} ms of the scheduler for a task, "
@@ -115,16 +120,16 @@ def report(options: Options) -> str:
         "one worker first."
     )
     parts = ["## Simulation", table(header, lines), notes]
-    if not options.quick:
-        parts.append(_more_shards(rates))
+    if more:
+        parts.append(_more_shards(more, rates))
     return "\n\n".join(parts)
 
 
 def calibrated(every: Sequence[Measured]) -> Rates:
     """Return rates with the constants of Dask that fit measurements best."""
     fair = [each for each in every if each.case.told(RATES).queued]
-    sent = [each.until_sent / each.case.told(RATES).n_tasks for each in fair]
-    begun = replace(RATES, client_per_task=float(np.median(sent)))
+    by_client = [each.cpu[0] / each.case.told(RATES).n_tasks for each in fair]
+    begun = replace(RATES, client_per_task=float(np.median(by_client)))
 
     def rates_of(logs: np.ndarray) -> Rates:
         scheduler, trip = np.exp(logs)
@@ -150,7 +155,8 @@ def _line(each: Measured, rates: Rates) -> tuple[object, ...]:
         "-".join(map(str, case.shape)),
         number(case.n_rows / 1e6),
         f"{told.n_tasks:,}",
-        _median_and_lowest(each.seconds),
+        number(each.median),
+        number(np.median(each.waiting)),
         number(told.total),
         f"{_ratio(each, rates):.2f}",
         told.limit,
@@ -158,27 +164,31 @@ def _line(each: Measured, rates: Rates) -> tuple[object, ...]:
     )
 
 
-def _median_and_lowest(seconds: Sequence[float]) -> str:
-    return f"{number(np.median(seconds))} ({number(min(seconds))})"
-
-
-def _more_shards(rates: Rates) -> str:
-    """Say what more shards would take, on more threads than there are shards."""
-    before, lines = memory.MAX_SHARDS, []
+def with_more_shards() -> Iterator[tuple[int, Measured]]:
+    """Measure what more shards take, on more threads than there are shards."""
     case = Case("held", 1000, 10**10, True, n_threads=32)
-    for memory.MAX_SHARDS in MORE_SHARDS:
-        (each,) = measure([case], 1)
-        lines.append((f"{memory.MAX_SHARDS:,}", *_line(each, rates)[4:]))
-    memory.MAX_SHARDS = before
+    for n_shards in MORE_SHARDS:
+        with more_shards(n_shards):
+            yield n_shards, next(measure([case], 1))
+
+
+@contextmanager
+def more_shards(most: int) -> Iterator[None]:
+    before, memory.MAX_SHARDS = memory.MAX_SHARDS, most
+    try:
+        yield
+    finally:
+        memory.MAX_SHARDS = before
+
+
+def _more_shards(more: Sequence[tuple[int, Measured]], rates: Rates) -> str:
+    lines = []
+    for n_shards, each in more:
+        with more_shards(n_shards):
+            lines.append((f"{n_shards:,}", *_line(each, rates)[4:]))
     header = (
-        *(
-            "shards at most",
-            "tasks",
-            "simulated, s (lowest)",
-            "foretold, s",
-            "foretold / simulated",
-        ),
-        *("limit", "CPU seconds: client, scheduler, workers"),
+        *("shards at most", "tasks", "simulated, s", "waiting, s", "foretold, s"),
+        *("foretold / simulated", "limit", "CPU seconds: client, scheduler, workers"),
     )
     notes = "10^10 rows of 64-25 that 1,000 workers of 32 threads hold: one evaluation each."
     return "\n\n".join([table(header, lines), notes])
@@ -207,7 +217,8 @@ def measure(cases: Sequence[Case], repeats: int) -> Iterator[Measured]:
             measured = _measured(case, client, children, repeats)
             told = case.told(RATES)
             say(
-                f"  {', '.join(f'{each:.3f}' for each in measured.seconds)} s, "
+                f"  {', '.join(f'{each:.3f}' for each in measured.seconds)} s "
+                f"(waiting {', '.join(f'{each:.3f}' for each in measured.waiting)}), "
                 f"foretold {told.total:.3f}; {told.n_tasks} tasks; CPU "
                 + ", ".join(f"{each:.2f} s" for each in measured.cpu)
             )
@@ -239,9 +250,7 @@ def start(stack: ExitStack, module: str, *arguments: object) -> subprocess.Popen
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parent.parent,
-        env=os.environ | {"DASK_DISTRIBUTED__COMM__OFFLOAD": "False"}
-        if "crowd" in module
-        else None,
+        env=os.environ | ENVIRONMENT_OF.get(module, {}),
     )
     stack.callback(child.wait, 60)
     stack.callback(child.terminate)
@@ -266,21 +275,25 @@ def _measured(
             wait(shards.blocks)
         objective, params = DaskObjective(cost, shards), cost.layout.zeros()
         objective(params)
-        processes = [psutil.Process(), *(psutil.Process(child.pid) for child in children)]
-        before = [sum(process.cpu_times()[:2]) for process in processes]
-        seconds, sent, known = [], [], []
+        processes = [os.getpid(), *(child.pid for child in children)]
+        before, seconds, waiting = ran_and_waited(processes), [], []
         while len(seconds) < repeats and sum(seconds) < LONG:
+            waited = ran_and_waited(processes[1:2])[1]
             started = time.time()
             objective(params)
             seconds.append(time.time() - started)
-            _, event = client.get_events("scheduler")[-1]
-            sent.append(event["metrics"]["start_timestamp_seconds"] - started)
-            known.append(sent[-1] + event["metrics"]["duration_seconds"])
-        cpu = tuple(
-            (sum(process.cpu_times()[:2]) - so_far) / len(seconds)
-            for process, so_far in zip(processes, before, strict=True)
-        )
-    return Measured(case, seconds, float(np.median(sent)), float(np.median(known)), cpu)
+            waiting.append(float(sum(ran_and_waited(processes[1:2])[1] - waited)))
+        cpu = (ran_and_waited(processes) - before)[0] / len(seconds)
+    return Measured(case, seconds, waiting, tuple(cpu))
+
+
+def ran_and_waited(processes: Sequence[int]) -> np.ndarray:
+    """Return the seconds that each process ran, and those that it waited for a core."""
+    every = []
+    for process in processes:
+        stats = [path.read_text().split() for path in Path(f"/proc/{process}/task").glob(SCHEDSTAT)]
+        every.append(np.array(stats, float).sum(axis=0)[:2] / 1e9)
+    return np.array(every).T
 
 
 def shards_without_rows(folder: str, case: Case) -> Shards:
