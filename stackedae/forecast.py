@@ -49,11 +49,11 @@ class Rates:
     reading: float = 500e6
     bandwidth: float = 1e9
     latency: float = 1e-3
-    client_per_task: float = 0.25e-3
-    scheduler_per_task: float = 1e-3
+    client_per_task: float = 0.15e-3
+    scheduler_per_task: float = 0.8e-3
     scheduler_per_choice: float = 0.2e-6
     worker_per_task: float = 2e-3
-    round_trip: float = 10e-3
+    round_trip: float = 5e-3
 
 
 @dataclass(frozen=True)

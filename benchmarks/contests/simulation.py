@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import zarr
 from distributed import Client, wait
-from scipy.optimize import least_squares
 
 from contests.crowd import SPARING, Machine
 from contests.measure import Options, number, say, table
@@ -76,7 +75,8 @@ class Measured:
 
     @property
     def median(self) -> float:
-        return float(np.median(self.seconds))
+        """Seconds of an evaluation, had the scheduler had its core."""
+        return float(np.median(np.subtract(self.seconds, self.waiting)))
 
 
 def report(options: Options) -> str:
@@ -91,13 +91,9 @@ def written(every: Sequence[Measured], more: Sequence[tuple[int, Measured]], rep
     """Calibrate the model, and compare."""
     rates = calibrated([each for each in every if each.case.n_workers in CALIBRATING])
     header = (
-        *("rows", "workers", "layer", "million rows", "tasks", "simulated, s", "waiting, s"),
-        *(
-            "foretold, s",
-            "foretold / simulated",
-            "limit",
-            "CPU seconds: client, scheduler, workers",
-        ),
+        *("rows", "workers", "layer", "million rows", "tasks", "simulated, s"),
+        *("by the clock, s", "foretold, s", "foretold / simulated", "limit"),
+        "CPU seconds: client, scheduler, workers",
     )
     lines = [_line(each, rates) for each in every]
     ratios = [_ratio(each, rates) for each in every if each.case.told(rates).queued]
@@ -105,8 +101,9 @@ def written(every: Sequence[Measured], more: Sequence[tuple[int, Measured]], rep
     foretold = [_ratio(each, rates) for each in others if each.case.told(rates).queued]
     notes = (
         f"Median seconds of up to {repeats} evaluations by the real engine, client and "
-        "scheduler (a process of its own) with simulated workers of one thread, and for how long "
-        "of that the scheduler waited for a core, for others work on this machine. Workers "
+        "scheduler (a process of its own) with simulated workers of one thread; by the clock, and "
+        "less those for which the scheduler waited for a core, as this machine had others to serve "
+        "and a scheduler's does not. Workers "
         f"sleep for as long as they would work: {RATES.flops:.3g} flop/s and "
         f"{RATES.reading / 1e6:.0f} MB/s of the store a thread, "
         f"{RATES.bandwidth / 1e6:.0f} MB/s and {1e3 * RATES.latency:.0f} ms of "
@@ -126,21 +123,23 @@ def written(every: Sequence[Measured], more: Sequence[tuple[int, Measured]], rep
 
 
 def calibrated(every: Sequence[Measured]) -> Rates:
-    """Return rates with the constants of Dask that fit measurements best."""
+    """Return rates with Dask's constants: CPU seconds for a task, and the round trip that fits.
+
+    CPU seconds grow with the tasks and, as processes are never quite idle, with the time.
+    """
     fair = [each for each in every if each.case.told(RATES).queued]
-    by_client = [each.cpu[0] / each.case.told(RATES).n_tasks for each in fair]
-    begun = replace(RATES, client_per_task=float(np.median(by_client)))
+    causes = np.array([(each.case.told(RATES).n_tasks, each.median) for each in fair])
+    client, scheduler, _ = (
+        float(np.linalg.lstsq(causes / cpu[:, None], np.ones(len(fair)))[0][0])
+        for cpu in np.array([each.cpu for each in fair]).T
+    )
+    rates = replace(RATES, client_per_task=client, scheduler_per_task=scheduler)
 
-    def rates_of(logs: np.ndarray) -> Rates:
-        scheduler, trip = np.exp(logs)
-        return replace(begun, scheduler_per_task=scheduler, round_trip=trip)
+    def error(round_trip: float) -> float:
+        fitting = replace(rates, round_trip=round_trip)
+        return float(np.median(np.abs(np.log([_ratio(each, fitting) for each in fair]))))
 
-    def errors(logs: np.ndarray) -> list[float]:
-        return [float(np.log(_ratio(each, rates_of(logs)))) for each in fair]
-
-    start = np.log([begun.scheduler_per_task, begun.round_trip])
-    bounds = start - np.log(5), start + np.log(5)
-    return rates_of(least_squares(errors, start, bounds=bounds, loss="soft_l1", f_scale=0.1).x)
+    return replace(rates, round_trip=min(np.arange(1e-3, 20e-3, 1e-3), key=error))
 
 
 def _ratio(each: Measured, rates: Rates) -> float:
@@ -156,7 +155,7 @@ def _line(each: Measured, rates: Rates) -> tuple[object, ...]:
         number(case.n_rows / 1e6),
         f"{told.n_tasks:,}",
         number(each.median),
-        number(np.median(each.waiting)),
+        number(np.median(each.seconds)),
         number(told.total),
         f"{_ratio(each, rates):.2f}",
         told.limit,
@@ -187,7 +186,7 @@ def _more_shards(more: Sequence[tuple[int, Measured]], rates: Rates) -> str:
         with more_shards(n_shards):
             lines.append((f"{n_shards:,}", *_line(each, rates)[4:]))
     header = (
-        *("shards at most", "tasks", "simulated, s", "waiting, s", "foretold, s"),
+        *("shards at most", "tasks", "simulated, s", "by the clock, s", "foretold, s"),
         *("foretold / simulated", "limit", "CPU seconds: client, scheduler, workers"),
     )
     notes = "10^10 rows of 64-25 that 1,000 workers of 32 threads hold: one evaluation each."
