@@ -34,7 +34,7 @@ CALIBRATING = (8, 32, 128)
 
 ENVIRONMENT_OF = {"contests.crowd": SPARING}
 SCHEDSTAT = "*/schedstat"
-MORE_SHARDS = (4096, 16_384)
+MORE_SHARDS = (4096, 8192)
 LONG = 10.0
 """Seconds of evaluations after which no more are measured."""
 
@@ -96,9 +96,9 @@ def written(every: Sequence[Measured], more: Sequence[tuple[int, Measured]], rep
         "CPU seconds: client, scheduler, workers",
     )
     lines = [_line(each, rates) for each in every]
-    ratios = [_ratio(each, rates) for each in every if each.case.told(rates).queued]
-    others = [each for each in every if each.case.n_workers not in CALIBRATING]
-    foretold = [_ratio(each, rates) for each in others if each.case.told(rates).queued]
+    fair = [each for each in every if each.case.told(rates).queued]
+    new = [each for each in fair if each.case.n_workers not in CALIBRATING]
+    clock = [each.case.told(rates).total / float(np.median(each.seconds)) for each in fair]
     notes = (
         f"Median seconds of up to {repeats} evaluations by the real engine, client and "
         "scheduler (a process of its own) with simulated workers of one thread; by the clock, and "
@@ -111,15 +111,19 @@ def written(every: Sequence[Measured], more: Sequence[tuple[int, Measured]], rep
         f"this run: {1e3 * rates.client_per_task:.2f} ms of the client and "
         f"{1e3 * rates.scheduler_per_task:.2f} ms of the scheduler for a task, "
         f"{1e3 * rates.round_trip:.0f} ms for a round trip. Of tasks that are handed out evenly, "
-        f"{sum(0.8 <= ratio <= 1.25 for ratio in ratios)} of {len(ratios)} are foretold within "
-        f"25 % ({sum(0.8 <= ratio <= 1.25 for ratio in foretold)} of {len(foretold)} that were not "
-        "calibrated with). *: fewer than two streamed tasks for each thread, which Dask hands to "
-        "one worker first."
+        f"{_near([_ratio(each, rates) for each in fair])} are foretold within 25 % "
+        f"({_near([_ratio(each, rates) for each in new])} that were not calibrated with; by the "
+        f"clock {_near(clock)}). *: no more than two streamed tasks for each thread, which Dask "
+        "hands to one worker first."
     )
     parts = ["## Simulation", table(header, lines), notes]
     if more:
         parts.append(_more_shards(more, rates))
     return "\n\n".join(parts)
+
+
+def _near(ratios: Sequence[float]) -> str:
+    return f"{sum(0.8 <= ratio <= 1.25 for ratio in ratios)} of {len(ratios)}"
 
 
 def calibrated(every: Sequence[Measured]) -> Rates:
@@ -252,7 +256,7 @@ def start(stack: ExitStack, module: str, *arguments: object) -> subprocess.Popen
         env=os.environ | ENVIRONMENT_OF.get(module, {}),
     )
     stack.callback(child.wait, 60)
-    stack.callback(child.terminate)
+    stack.callback(child.kill)
     return child
 
 
