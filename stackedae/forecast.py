@@ -83,10 +83,6 @@ class Forecast:
         "scheduler" (it and the client, for every task) and "round trips".
     saved : float
         Seconds of the scheduler while threads work.
-    queued : bool
-        Whether Dask hands out tasks evenly: those of rows that are held have their places, and
-        others wait for free threads if they are more than two for each. If not, all of them go to
-        one worker, from which others get them bit by bit, which is in none of the seconds.
     """
 
     n_shards: int
@@ -99,7 +95,6 @@ class Forecast:
     flops: float
     seconds: Mapping[str, float]
     saved: float
-    queued: bool = True
 
     @property
     def total(self) -> float:
@@ -176,9 +171,9 @@ def forecast(
     stages = [n_sums] if n_first_sums == 0 else [n_first_sums, n_sums]
     # The sums of the first of two stages are picked out of what each task returns.
     n_all = 1 + len(stages) * (tree.n_branches + tree.n_sums) + (len(stages) - 1) * tree.n_branches
-    queued = held or tree.n_branches > 2 * slots
+    queued = not held and tree.n_branches > EVEN_TASKS * slots
     # What waits for threads is handed to them one too early, so that at the end some have one more.
-    waves = math.ceil(tree.n_branches / slots) + (queued and not held)
+    waves = math.ceil(tree.n_branches / slots) + queued
     per_thread = waves / tree.n_branches
     if bytes_read is None:
         bytes_read = 0.0 if held else float(n_bytes)
@@ -187,7 +182,7 @@ def forecast(
     n_reached = min(n_workers, tree.n_branches)
     read = bytes_read * per_thread / rates.reading
     compute = flops * per_thread / rates.flops + len(stages) * waves * rates.worker_per_task
-    choices = 0 if held else len(stages) * tree.n_branches * n_workers
+    choices = len(stages) * tree.n_branches * n_workers if queued else 0
     by_scheduler = n_all * rates.scheduler_per_task + choices * rates.scheduler_per_choice
     hops = 2 + len(stages) * (1 + tree.depth) + (len(stages) - 1)
     # While threads work, the scheduler hears what is done, and hands out what waited for that.
@@ -210,8 +205,11 @@ def forecast(
             "round trips": hops * rates.round_trip,
         },
         saved=min(meanwhile, read + compute) * (1 - 1 / waves),
-        queued=queued,
     )
+
+
+EVEN_TASKS = 2
+"""For each thread: of more that read rows, workers get the next when they are done with one."""
 
 
 def _to_all(n_bytes: int, n_workers: int, rates: Rates) -> float:

@@ -50,7 +50,7 @@ def _clusters() -> str:
         f"each of which reads {STORE / 1e9:.0f} GB/s ({CLUSTER.reading / 1e6:.0f} MB/s a thread at "
         f"most) and sends {CLUSTER.bandwidth / 1e9:.0f} GB/s; of Dask, the constants that "
         "`Rates` has by default. Branches are compared with threads: where they are fewer, threads "
-        "have nothing to do. *: no more than two streamed tasks for each thread, as above."
+        "have nothing to do."
     )
     return f"{table(header, lines)}\n\n{notes}"
 
@@ -60,7 +60,7 @@ def _parts(told: Forecast, nodes: int) -> tuple[object, ...]:
     return (
         f"{told.n_tasks:,}",
         *(number(seconds[part]) for part in ("read", "compute", "messages", "scheduler")),
-        number(told.total) + ("" if told.queued else " *"),
+        number(told.total),
         told.limit,
         number(told.n_branches / (nodes * THREADS)),
     )
@@ -120,7 +120,7 @@ def _told(n: int, d: int, h: int, nodes: int, held: bool, wide: int = 1) -> Fore
 
 
 def _with_limit(told: Forecast) -> str:
-    return f"{number(told.total)}{'' if told.queued else ' *'} ({told.limit})"
+    return f"{number(told.total)} ({told.limit})"
 
 
 @contextmanager

@@ -96,9 +96,8 @@ def written(every: Sequence[Measured], more: Sequence[tuple[int, Measured]], rep
         "CPU seconds: client, scheduler, workers",
     )
     lines = [_line(each, rates) for each in every]
-    fair = [each for each in every if each.case.told(rates).queued]
-    new = [each for each in fair if each.case.n_workers not in CALIBRATING]
-    clock = [each.case.told(rates).total / float(np.median(each.seconds)) for each in fair]
+    new = [each for each in every if each.case.n_workers not in CALIBRATING]
+    clock = [each.case.told(rates).total / float(np.median(each.seconds)) for each in every]
     notes = (
         f"Median seconds of up to {repeats} evaluations by the real engine, client and "
         "scheduler (a process of its own) with simulated workers of one thread; by the clock, and "
@@ -110,11 +109,10 @@ def written(every: Sequence[Measured], more: Sequence[tuple[int, Measured]], rep
         f"the network. Constants of Dask are from {', '.join(map(str, CALIBRATING))} workers of "
         f"this run: {1e3 * rates.client_per_task:.2f} ms of the client and "
         f"{1e3 * rates.scheduler_per_task:.2f} ms of the scheduler for a task, "
-        f"{1e3 * rates.round_trip:.0f} ms for a round trip. Of tasks that are handed out evenly, "
-        f"{_near([_ratio(each, rates) for each in fair])} are foretold within 25 % "
+        f"{1e3 * rates.round_trip:.0f} ms for a round trip. "
+        f"{_near([_ratio(each, rates) for each in every])} are foretold within 25 % "
         f"({_near([_ratio(each, rates) for each in new])} that were not calibrated with; by the "
-        f"clock {_near(clock)}). *: no more than two streamed tasks for each thread, which Dask "
-        "hands to one worker first."
+        f"clock {_near(clock)})."
     )
     parts = ["## Simulation", table(header, lines), notes]
     if more:
@@ -131,17 +129,16 @@ def calibrated(every: Sequence[Measured]) -> Rates:
 
     CPU seconds grow with the tasks and, as processes are never quite idle, with the time.
     """
-    fair = [each for each in every if each.case.told(RATES).queued]
-    causes = np.array([(each.case.told(RATES).n_tasks, each.median) for each in fair])
+    causes = np.array([(each.case.told(RATES).n_tasks, each.median) for each in every])
     client, scheduler, _ = (
-        float(np.linalg.lstsq(causes / cpu[:, None], np.ones(len(fair)))[0][0])
-        for cpu in np.array([each.cpu for each in fair]).T
+        float(np.linalg.lstsq(causes / cpu[:, None], np.ones(len(every)))[0][0])
+        for cpu in np.array([each.cpu for each in every]).T
     )
     rates = replace(RATES, client_per_task=client, scheduler_per_task=scheduler)
 
     def error(round_trip: float) -> float:
         fitting = replace(rates, round_trip=round_trip)
-        return float(np.median(np.abs(np.log([_ratio(each, fitting) for each in fair]))))
+        return float(np.median(np.abs(np.log([_ratio(each, fitting) for each in every]))))
 
     return replace(rates, round_trip=min(np.arange(1e-3, 20e-3, 1e-3), key=error))
 
@@ -153,7 +150,7 @@ def _ratio(each: Measured, rates: Rates) -> float:
 def _line(each: Measured, rates: Rates) -> tuple[object, ...]:
     case, told = each.case, each.case.told(rates)
     return (
-        f"{case.kind}, {'held' if case.held else 'streamed'}{'' if told.queued else ' *'}",
+        f"{case.kind}, {'held' if case.held else 'streamed'}",
         f"{case.n_workers:,}" + (f" × {case.n_threads}" if case.n_threads > 1 else ""),
         "-".join(map(str, case.shape)),
         number(case.n_rows / 1e6),
