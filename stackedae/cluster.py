@@ -23,6 +23,7 @@ import dask.config
 import dask.core
 import distributed
 import distributed.system
+import numpy as np
 import psutil
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -32,6 +33,7 @@ from dask.utils import parse_bytes
 from stackedae.blas import one_blas_thread
 from stackedae.contexts import SharedContext
 from stackedae.failures import explaining_failures
+from stackedae.memory import travels_in_tasks
 
 T = TypeVar("T")
 
@@ -47,8 +49,8 @@ class Runner(Protocol):
     def threads(self) -> Mapping[Place, int]:
         """Calls that are made at a time, in each place."""
 
-    def send(self, name: str, value: Any) -> Any:
-        """Bring a value to where calls are made, once."""
+    def send(self, name: str, value: Any, *, n_tasks: int | None = None) -> Any:
+        """Bring a value to where calls are made, once; for so many calls, if that is known."""
 
     def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Make a call, or a task of it."""
@@ -84,7 +86,7 @@ class Here:
         """Threads of this process."""
         return {None: n_threads()}
 
-    def send(self, name: str, value: T) -> T:
+    def send(self, name: str, value: T, *, n_tasks: int | None = None) -> T:
         """Return the value."""
         return value
 
@@ -123,9 +125,11 @@ class OnCluster:
         client = active_client()
         return Here().threads if client is None else _threads_of(client)
 
-    def send(self, name: str, value: Any) -> Delayed:
-        """Return the value as a task."""
-        return literal(name, value)
+    def send(self, name: str, value: Any, *, n_tasks: int | None = None) -> Any:
+        """Return the value as a task; an array that is small for so many tasks as it is."""
+        if n_tasks is None or not isinstance(value, np.ndarray):
+            return literal(name, value)
+        return value if travels_in_tasks(value.nbytes, n_tasks) else literal(name, value)
 
     def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Delayed:
         """Return a call as a task."""

@@ -148,7 +148,7 @@ class Recorder:
         """See `Runner`."""
         return self.run.threads
 
-    def send(self, name: str, value: Any) -> Sent:
+    def send(self, name: str, value: Any, *, n_tasks: int | None = None) -> Sent:
         """See `Runner`."""
         return Sent(value)
 

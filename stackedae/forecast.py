@@ -10,9 +10,11 @@ from functools import cached_property
 from stackedae.memory import (
     halvings,
     is_worth_two_stages,
+    n_levels,
     n_tasks,
     rows_per_shard,
     runs_on_client,
+    travels_in_tasks,
 )
 
 
@@ -161,7 +163,7 @@ def forecast(
     ...     10**6, 256, flops=1.92e10, n_parameters=3289, n_sums=4942, n_workers=8, held=True
     ... )
     >>> told.n_shards, told.n_branches, told.n_sums, told.n_tasks, told.limit
-    (32, 8, 5, 14, 'compute')
+    (32, 8, 3, 11, 'compute')
     """
     rates = Rates() if rates is None else rates
     n_bytes, slots = n_rows * row_bytes, n_workers * threads_per_worker
@@ -170,7 +172,7 @@ def forecast(
     tree = _Tree(n_shards, n_tasks(n_bytes, slots))
     stages = [n_sums] if n_first_sums == 0 else [n_first_sums, n_sums]
     # The sums of the first of two stages are picked out of what each task returns.
-    n_all = 1 + len(stages) * (tree.n_branches + tree.n_sums) + (len(stages) - 1) * tree.n_branches
+    n_all = len(stages) * (tree.n_branches + tree.n_sums) + (len(stages) - 1) * tree.n_branches
     queued = not held and tree.n_branches > EVEN_TASKS * slots
     # What waits for threads is handed to them one too early, so that at the end some have one more.
     waves = math.ceil(tree.n_branches / slots) + queued
@@ -179,12 +181,20 @@ def forecast(
         bytes_read = 0.0 if held else float(n_bytes)
     bytes_read *= len(stages)
     parameters, added = 4 * n_parameters, 8 * sum(stages)
+    in_tasks = travels_in_tasks(parameters, tree.n_branches)
+    n_all += 0 if in_tasks else 1
     n_reached = min(n_workers, tree.n_branches)
     read = bytes_read * per_thread / rates.reading
     compute = flops * per_thread / rates.flops + len(stages) * waves * rates.worker_per_task
     choices = len(stages) * tree.n_branches * n_workers if queued else 0
     by_scheduler = n_all * rates.scheduler_per_task + choices * rates.scheduler_per_choice
-    hops = 2 + len(stages) * (1 + tree.depth) + (len(stages) - 1)
+    hops = 2 - in_tasks + len(stages) * (1 + tree.depth) + (len(stages) - 1)
+    n_sent = len(stages) * tree.n_branches if in_tasks else n_reached - 1
+    sent_first = (
+        rates.latency + parameters * n_sent / rates.bandwidth
+        if in_tasks
+        else _to_all(parameters, n_reached, rates)
+    )
     # While threads work, the scheduler hears what is done, and hands out what waited for that.
     meanwhile = by_scheduler * (0.5 if held else 0.75)
     return Forecast(
@@ -194,12 +204,12 @@ def forecast(
         n_tasks=n_all,
         depth=tree.depth,
         bytes_read=bytes_read,
-        bytes_sent=parameters * (n_reached - 1) + added * (tree.n_branches + tree.n_sums - 1),
+        bytes_sent=parameters * n_sent + added * (tree.n_branches + tree.n_sums - 1),
         flops=flops,
         seconds={
             "read": read,
             "compute": compute,
-            "messages": _to_all(parameters, n_reached, rates)
+            "messages": sent_first
             + tree.depth * (len(stages) * rates.latency + ARGUMENTS * added / rates.bandwidth),
             "scheduler": n_all * rates.client_per_task + by_scheduler,
             "round trips": hops * rates.round_trip,
@@ -357,6 +367,7 @@ class _Tree:
         """Return how many tasks add up these shards, and how many of them in sequence."""
         if (start, stop) in self.branches:
             return 0, 0
-        middle, one = (start + stop) // 2, int(level % LEVELS_PER_SUM == 0)
+        middle, above = (start + stop) // 2, n_levels(self.n_branches) - level
+        one = int(level == 0 or above % LEVELS_PER_SUM == 0)
         halves = [self._below(*half, level + 1) for half in ((start, middle), (middle, stop))]
         return one + sum(n for n, _ in halves), one + max(depth for _, depth in halves)

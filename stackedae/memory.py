@@ -74,6 +74,9 @@ HELD_OUT_SHARE = 1 / 8
 FEWEST_SHARDS = 16
 """Of fewer, a share of each is held out; of more, one at least."""
 
+IN_TASKS_BYTES = 64 * MIB
+"""Of an evaluation, for what is in each of its tasks: a tenth of a second of a scheduler."""
+
 CHUNK_BYTES = 8 * MIB
 """Size of the chunks that are written: large against a request, small against a shard."""
 
@@ -221,9 +224,38 @@ def halvings(n: int, parts: int) -> list[tuple[int, int]]:
     return ranges
 
 
+def n_levels(parts: int) -> int:
+    """Return how many levels of a tree there are above so many parts, of which each has two below.
+
+    Examples
+    --------
+    >>> from stackedae.memory import n_levels
+    >>> [n_levels(parts) for parts in (1, 2, 3, 4, 5)]
+    [0, 1, 2, 2, 3]
+    """
+    return (parts - 1).bit_length()
+
+
 def _halves(start: int, stop: int) -> list[tuple[int, int]]:
     middle = (start + stop) // 2
     return [(start, middle), (middle, stop)] if middle > start else [(start, stop)]
+
+
+def travels_in_tasks(n_bytes: int, n_tasks: int) -> bool:
+    """Say whether what so many tasks need is sent in each of them, and not as a task of its own.
+
+    A task of its own is on one worker at first, which all others ask for it: thousands get in each
+    other's way.
+
+    Examples
+    --------
+    Parameters of 64-25 in float32 for four thousand tasks, and of 784-196 for a hundred:
+
+    >>> from stackedae.memory import travels_in_tasks
+    >>> travels_in_tasks(4 * 3_289, 4_096), travels_in_tasks(4 * 308_308, 100)
+    (True, False)
+    """
+    return n_bytes * n_tasks <= IN_TASKS_BYTES
 
 
 def rows_per_portion_read(row_bytes: int) -> int:

@@ -28,7 +28,14 @@ from stackedae.labelled import (
 )
 from stackedae.layout import Array, Vector
 from stackedae.malloc import return_freed_memory
-from stackedae.memory import MAX_BLOCK_ROWS, MAX_SHARD_BYTES, halvings, n_tasks, rows_per_shard
+from stackedae.memory import (
+    MAX_BLOCK_ROWS,
+    MAX_SHARD_BYTES,
+    halvings,
+    n_levels,
+    n_tasks,
+    rows_per_shard,
+)
 
 T = TypeVar("T")
 
@@ -279,7 +286,8 @@ class Shards:
         name : str
             What dashboards call the tasks.
         """
-        run, sent = self._runner, self._send(arguments, name)
+        run = self._runner
+        sent = [run.send(f"{name}-parameters", argument) for argument in arguments]
         blocks = [run.call(name, MappedRows, function, *sent, block) for block in self.blocks]
         return replace(
             self,
@@ -330,7 +338,7 @@ class Shards:
         """
         watch, run, plan = Stopwatch(), self._runner, self._plan()
         branches, places, _ = plan
-        sent = self._send(arguments, name)
+        sent = self._send(arguments, name, len(branches))
         groups = [self.blocks[start:stop] for start, stop in branches]
         calls = ((*sent, group) for group in groups)
         both = run.calls(name, partial(_first_stage, first, self.held), calls, places, branches)
@@ -638,8 +646,10 @@ class Shards:
         blocks = run.calls("stackedae-join", _join, calls, places)
         return replace(self, blocks=blocks, rows=sizes, held=True, places=places)
 
-    def _send(self, arguments: Iterable[Any], name: str) -> list[Any]:
-        return [self._runner.send(f"{name}-parameters", argument) for argument in arguments]
+    def _send(self, arguments: Iterable[Any], name: str, n_tasks: int) -> list[Any]:
+        """Bring arguments to tasks: in each of them if they are small, else once to a worker."""
+        run = self._runner
+        return [run.send(f"{name}-parameters", each, n_tasks=n_tasks) for each in arguments]
 
     def _calls(
         self,
@@ -651,7 +661,7 @@ class Shards:
     ) -> list[Any]:
         """Call ``function(*arguments, *of_each, blocks)`` for every branch."""
         branches, places, _ = plan
-        sent = self._send(arguments, name)
+        sent = self._send(arguments, name, len(branches))
         calls = (
             (*sent, *(values[start:stop] for values in (*each, self.blocks)))
             for start, stop in branches
@@ -706,12 +716,16 @@ def _unprepared(function: Callable[..., Vector], *arguments: Any) -> Callable[..
 def _tree(
     run: Runner, branches: dict[tuple[int, int], Any], start: int, stop: int, depth: int = 0
 ) -> Any:
-    """Add up branches; a call adds two levels, to be few calls with few arguments each."""
+    """Add up branches; a call adds two levels, to be few calls with few arguments each.
+
+    Levels are counted from the branches, most of which then go into calls by fours.
+    """
     if (start, stop) in branches:
         return branches[start, stop]
     middle = (start + stop) // 2
     pair = [_tree(run, branches, *half, depth + 1) for half in ((start, middle), (middle, stop))]
-    return pair if depth % 2 else run.call("stackedae-sum", _add, pair)
+    ends_here = depth == 0 or (n_levels(len(branches)) - depth) % 2 == 0
+    return run.call("stackedae-sum", _add, pair) if ends_here else pair
 
 
 def _add(nested: Any) -> Timed:

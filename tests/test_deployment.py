@@ -9,6 +9,10 @@ from distributed import Client
 from stackedae.deployment import batch_workers, local_workers, workers_of, workers_of_this_job
 from stackedae.errors import ArgumentError, ClusterError, MissingExtraError
 
+needs_jobqueue = pytest.mark.skipif(
+    find_spec("dask_jobqueue") is None, reason="it needs the extra cluster"
+)
+
 
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_workers_of_this_machine_are_for_nobody_else(encrypted):
@@ -38,9 +42,9 @@ def test_a_scheduler_is_found_by_its_address_or_its_file(tmp_path):
                 assert other.scheduler_info()["address"] == address
 
 
-def test_what_jobs_need(monkeypatch):
+@needs_jobqueue
+def test_what_jobs_need():
     """Settings of a job that nobody gave, a job that is none, and a package that is missing."""
-    pytest.importorskip("dask_jobqueue")
     with (
         pytest.raises(ArgumentError, match=r"cores=None does not say what a job of pbs is"),
         batch_workers("pbs", 2),
@@ -50,10 +54,9 @@ def test_what_jobs_need(monkeypatch):
         workers_of_this_job().__enter__()
 
 
+@needs_jobqueue
 def test_ctrl_c_is_still_ctrl_c():
     """Importing dask-jobqueue changes what it does."""
-    if find_spec("dask_jobqueue") is None:
-        pytest.skip("dask-jobqueue is not installed")
     code = """
 import signal, sys
 from stackedae.deployment import _jobqueue

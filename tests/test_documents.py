@@ -481,9 +481,9 @@ OF_LAYERS = {
     "an unknown key": (lambda v: v["layers"][0].update(code="x"), "TypeError.*code"),
     "other columns": (lambda v: v["history"].__setitem__(0, "__class__"), "has the columns"),
     "columns twice": (lambda v: v["history"].__setitem__(0, "cost"), "has the columns"),
-    "columns of numbers": (lambda v: v.update(history=[1] * 14), "has the columns"),
+    "columns of numbers": (lambda v: v.update(history=[1] * 18), "has the columns"),
     "columns in a number": (lambda v: v.update(history=14), "TypeError"),
-    "columns too few": (lambda v: v["history"].pop(), r"'history' has shape \(\d, 14\)"),
+    "columns too few": (lambda v: v["history"].pop(), r"'history' has shape \(\d, 18\)"),
 }
 
 OF_A_MODEL = {

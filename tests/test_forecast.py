@@ -65,7 +65,7 @@ def test_what_travels_is_what_costs_say():
     cost = AutoEncoderCost(64, 25)
     assert many.flops == cost.flops(10**9)
     n_sent = many.n_branches + many.n_sums - 1
-    sent = 3 * 4 * cost.layout.size + 8 * cost.sums_layout.size * n_sent
+    sent = many.n_branches * 4 * cost.layout.size + 8 * cost.sums_layout.size * n_sent
     assert many.bytes_sent == sent
 
 

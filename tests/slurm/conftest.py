@@ -8,6 +8,7 @@ import pytest
 from daemons import PROGRAMS, SETTINGS, Slurm
 
 from stackedae import StackedAutoEncoder, extract_patches, open_patches
+from stackedae.deployment import _jobqueue
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +28,9 @@ def slurm(tmp_path_factory):
 
 
 @pytest.fixture
-def jobqueue(tmp_path):
-    """dask-jobqueue, configured as by a file of YAML, for what is on this machine."""
-    settings = {
+def settings(tmp_path):
+    """What dask-jobqueue is told by its configuration, for what is on this machine."""
+    return {
         "cores": 1,
         "memory": "1GB",
         "processes": 1,
@@ -38,8 +39,13 @@ def jobqueue(tmp_path):
         "log-directory": str(tmp_path / "jobs"),
         "scheduler-options": {"dashboard_address": "127.0.0.1:0"},
     }
+
+
+@pytest.fixture
+def jobqueue(settings):
+    """dask-jobqueue, so configured; imported in a way that leaves Ctrl-C alone."""
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings.items()}):
-        yield settings
+        yield _jobqueue()
 
 
 @pytest.fixture(scope="session")

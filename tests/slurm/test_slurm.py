@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import dask
@@ -18,9 +19,10 @@ from distributed import Client
 
 from stackedae import StackedAutoEncoder
 
-dask_jobqueue = pytest.importorskip("dask_jobqueue")
-
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(find_spec("dask_jobqueue") is None, reason="it needs the extra cluster"),
+]
 
 COMMAND = str(Path(sys.executable).parent / "stackedae")
 
@@ -30,7 +32,7 @@ def cluster(slurm, jobqueue):
     """Two workers in a job each; jobs that end are replaced after a second."""
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
-        dask_jobqueue.SLURMCluster(queue="test", walltime="00:10:00") as cluster,
+        jobqueue.SLURMCluster(queue="test", walltime="00:10:00") as cluster,
         Client(cluster) as client,
     ):
         cluster.adapt(minimum_jobs=2, maximum_jobs=2)
@@ -98,7 +100,7 @@ def seconds_lost(sae, waited=0.0):
 
 
 def test_scale(slurm, jobqueue, patches, local):
-    with dask_jobqueue.SLURMCluster() as cluster, Client(cluster) as client:
+    with jobqueue.SLURMCluster() as cluster, Client(cluster) as client:
         cluster.scale(jobs=2)
         client.wait_for_workers(2)
         sae = StackedAutoEncoder(**SETTINGS).fit(patches)
@@ -146,10 +148,10 @@ def test_walltime_ends_in_the_middle_of_an_evaluation(
 
 
 @pytest.fixture
-def fit(slurm, jobqueue, store, tmp_path):
+def fit(slurm, settings, store, tmp_path):
     """The command that fits in jobs, whose settings are in a file, and leaves checkpoints."""
-    settings = {name: value for name, value in jobqueue.items() if name not in ("cores", "memory")}
-    Path("dask.yaml").write_text(yaml.safe_dump({"jobqueue": {"slurm": settings}}))
+    told = {name: value for name, value in settings.items() if name not in ("cores", "memory")}
+    Path("dask.yaml").write_text(yaml.safe_dump({"jobqueue": {"slurm": told}}))
     os.environ["DASK_CONFIG"] = str(tmp_path / "dask.yaml")
     yield [
         *(COMMAND, "fit", str(store), "--hidden", "300", "--batching", "full", "--tol", "0"),
