@@ -44,8 +44,9 @@ def settings(tmp_path):
 @pytest.fixture
 def jobqueue(settings):
     """dask-jobqueue, so configured; imported in a way that leaves Ctrl-C alone."""
+    dask_jobqueue = _jobqueue()
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings.items()}):
-        yield _jobqueue()
+        yield dask_jobqueue
 
 
 @pytest.fixture(scope="session")
