@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import dask
 import numpy as np
 
 from stackedae.blas import one_blas_thread
@@ -176,13 +177,14 @@ KEPT = ("here", "held", "spilled")
 
 
 def _reading_rate(shards: Shards) -> float:
-    """Measure how many bytes a thread reads in a second; a usual rate, where no portions come."""
+    """Measure how many bytes a thread reads in a second."""
     began, n_bytes = time.perf_counter(), 0
-    for source in shards.blocks:
-        if not isinstance(source, RowSource):
-            return Rates().reading
-        for portion in source.portions():
-            n_bytes += features_in(portion).nbytes
+    for block in shards.blocks:
+        if isinstance(block, RowSource):
+            n_bytes += sum(features_in(portion).nbytes for portion in block.portions())
+        else:
+            (rows,) = dask.compute(block, scheduler="synchronous")
+            n_bytes += rows.nbytes
         if time.perf_counter() - began > SECONDS_TO_MEASURE:
             break
     return n_bytes / (time.perf_counter() - began)
