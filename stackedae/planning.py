@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dask
 import numpy as np
 
 from stackedae.blas import one_blas_thread
@@ -183,7 +182,7 @@ def _reading_rate(shards: Shards) -> float:
         if isinstance(block, RowSource):
             n_bytes += sum(features_in(portion).nbytes for portion in block.portions())
         else:
-            (rows,) = dask.compute(block, scheduler="synchronous")
+            rows = block.compute(scheduler="synchronous")
             n_bytes += rows.nbytes
         if time.perf_counter() - began > SECONDS_TO_MEASURE:
             break
