@@ -6,7 +6,7 @@
 Sections, each in a process of its own: "simulation" (the real engine, client and scheduler with up
 to 4,000 simulated workers, against `stackedae.forecast`, calibrated in the same run; needs Linux
 and 10,000 open files), "prediction" (what the model says of a hundred and a thousand nodes) and
-"workers" (real processes on this machine, one to 32 of them).
+"workers" (real processes on this machine, one to 64 of them).
 """
 
 from __future__ import annotations
