@@ -31,7 +31,7 @@ def test_what_a_fit_does(cluster, patches, caplog):
     with cluster.as_current():
         there = memory_of_workers()
         with caplog.at_level(logging.INFO, "stackedae"):
-            sae = StackedAutoEncoder(hidden, max_iter=3, tol=0, random_state=0).fit(patches)
+            sae = StackedAutoEncoder(hidden, batching="full", max_iter=3, tol=0).fit(patches)
     plans = planned(patches, hidden, there.n_threads, there.per_thread)
     assert [plan.place for plan in plans] == ["held", "here"]
     assert f"layer 0: {plans[0].reason}: held" in caplog.text
