@@ -28,6 +28,8 @@ from distributed.comm import connect, listen
 from distributed.core import ConnectionPool
 from distributed.protocol import to_serialize
 
+from stackedae.clock import NO_TIME, Timed
+
 OUTGOING = 50
 """Peers that a worker serves at a time (`distributed.worker.connections.outgoing`)."""
 
@@ -37,7 +39,7 @@ BUSY_WAIT = 0.15
 SPARING = {"DASK_DISTRIBUTED__COMM__OFFLOAD": "False"}
 """Without it, every message that is sent would be weighed first."""
 
-NDARRAY = pickle.dumps(np.ndarray)
+TIMED = pickle.dumps(Timed)
 
 
 @dataclass(frozen=True)
@@ -291,7 +293,7 @@ class SimulatedWorker:
             "key": key,
             "run_id": task["run_id"],
             "nbytes": n_bytes,
-            "type": NDARRAY,
+            "type": TIMED,
             "typename": "numpy.ndarray",
             "metadata": {},
             "thread": 1,
@@ -332,11 +334,11 @@ class SimulatedWorker:
         self.stream.send(message | {"stimulus_id": f"{why}-{time.time()}"})
 
 
-def result(n_bytes: int) -> np.ndarray:
+def result(n_bytes: int) -> Timed:
     """Return sums as if of one row, half of whose units are active."""
     sums = np.full(n_bytes // 8, 0.5)
     sums[:2] = 1.0
-    return sums
+    return Timed(sums, NO_TIME)
 
 
 async def send_heartbeats(scheduler: str, members: list[SimulatedWorker]) -> None:
