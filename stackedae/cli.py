@@ -247,6 +247,27 @@ def _interval(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
+_hidden = click.option(
+    "--hidden",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(25,),
+    show_default=True,
+    help="Hidden units; repeat for further layers.",
+)
+_max_iter = click.option(
+    "--max-iter", type=int, default=400, show_default=True, help="Iterations per layer."
+)
+_precision = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="float32",
+    show_default=True,
+    help="Precision of the arithmetic.",
+)
+"""What a fit and its plan have in common."""
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, package_name="stackedae")
 def main() -> None:
@@ -345,14 +366,7 @@ def extract(
 
 @main.command()
 @click.argument("patches", type=click.Path())
-@click.option(
-    "--hidden",
-    type=click.IntRange(1),
-    multiple=True,
-    default=(25,),
-    show_default=True,
-    help="Hidden units; repeat for further layers.",
-)
+@_hidden
 @click.option(
     "--activation",
     type=click.Choice(tuple(ACTIVATIONS)),
@@ -403,7 +417,7 @@ def extract(
     show_default=True,
     help="Few passes over the samples, or all of them in every iteration.",
 )
-@click.option("--max-iter", type=int, default=400, show_default=True, help="Iterations per layer.")
+@_max_iter
 @click.option(
     "--tol", type=float, default=1e-6, show_default=True, help="When to stop; 0: at max-iter."
 )
@@ -414,13 +428,7 @@ def extract(
     show_default=True,
     help="Share of the patches to hold out: training stops where these cost no less any more.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(DTYPES),
-    default="float32",
-    show_default=True,
-    help="Precision of the arithmetic.",
-)
+@_precision
 @click.option(
     "--missing",
     type=click.Choice(MISSING),
@@ -505,14 +513,7 @@ def fit(
 
 @main.command()
 @click.argument("patches", type=click.Path())
-@click.option(
-    "--hidden",
-    type=click.IntRange(1),
-    multiple=True,
-    default=(25,),
-    show_default=True,
-    help="Hidden units; repeat for further layers.",
-)
+@_hidden
 @click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes."
 )
@@ -520,14 +521,8 @@ def fit(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each worker."
 )
 @click.option("--memory", metavar="SIZE", required=True, help="Of each worker: 4GB, say.")
-@click.option("--max-iter", type=int, default=400, show_default=True, help="Iterations per layer.")
-@click.option(
-    "--dtype",
-    type=click.Choice(DTYPES),
-    default="float32",
-    show_default=True,
-    help="Precision of the arithmetic.",
-)
+@_max_iter
+@_precision
 def plan(
     patches: str,
     hidden: tuple[int, ...],

@@ -28,8 +28,8 @@ class LayerPlan:
 
     Parameters
     ----------
-    n_features, n_hidden, n_rows : int
-        Of the layer, and of what it is trained on.
+    n_features, n_hidden : int
+        Of the layer.
     place : {"here", "held", "streamed", "recomputed", "spilled"}
         Where its input will be: with the client, which works itself; with the workers; read from
         the store, computed again, or read from a scratch folder by every evaluation.
@@ -45,7 +45,6 @@ class LayerPlan:
 
     n_features: int
     n_hidden: int
-    n_rows: int
     place: str
     reason: str
     task: TaskMemory | None
@@ -84,7 +83,6 @@ def plan_layers(
     training: TrainingSettings,
     *,
     may_spill: bool = False,
-    rates: Rates | None = None,
 ) -> Iterator[LayerPlan]:
     """Say what each layer of a fit will take.
 
@@ -103,8 +101,6 @@ def plan_layers(
         How the layers will be trained.
     may_spill : bool
         Whether there is a folder that all workers see (``stackedae.scratch``).
-    rates : Rates or None
-        What network, client and scheduler give; the defaults if None.
 
     Yields
     ------
@@ -117,7 +113,7 @@ def plan_layers(
     """
     shards, memory = cut_into_shards(X, training.dtype), workers.together
     chunk_bytes, read_bytes, to_make = bytes_of_a_chunk(X), float(bytes_of_a_read(X)), 0.0
-    rates = replace(rates or Rates(), reading=_reading_rate(shards))
+    rates = Rates(reading=_reading_rate(shards))
     place, held_bytes = "", 0
     for n_hidden in hidden:
         cost = AutoEncoderCost(shards.n_features, n_hidden)
@@ -146,7 +142,6 @@ def plan_layers(
         yield LayerPlan(
             cost.n_features,
             n_hidden,
-            shards.n_rows,
             place,
             placed.reason,
             task,
