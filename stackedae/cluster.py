@@ -33,7 +33,7 @@ from dask.utils import parse_bytes
 from stackedae.blas import one_blas_thread
 from stackedae.contexts import SharedContext
 from stackedae.failures import explaining_failures
-from stackedae.memory import travels_in_tasks
+from stackedae.memory import n_relays, travels_in_tasks
 
 T = TypeVar("T")
 
@@ -49,8 +49,13 @@ class Runner(Protocol):
     def threads(self) -> Mapping[Place, int]:
         """Calls that are made at a time, in each place."""
 
-    def send(self, name: str, value: Any, *, n_tasks: int | None = None) -> Any:
-        """Bring a value to where calls are made, once; for so many calls, if that is known."""
+    def send(self, name: str, value: Any) -> Any:
+        """Bring a value to where calls are made, once."""
+
+    def hand_out(
+        self, name: str, value: Any, places: Sequence[Place], among: Iterable[Place]
+    ) -> list[Any]:
+        """Bring a value to calls in these places, among all that there are; return each call's."""
 
     def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Make a call, or a task of it."""
@@ -86,9 +91,15 @@ class Here:
         """Threads of this process."""
         return {None: n_threads()}
 
-    def send(self, name: str, value: T, *, n_tasks: int | None = None) -> T:
+    def send(self, name: str, value: T) -> T:
         """Return the value."""
         return value
+
+    def hand_out(
+        self, name: str, value: T, places: Sequence[Place], among: Iterable[Place]
+    ) -> list[T]:
+        """Return the value, for each call."""
+        return [value] * len(places)
 
     def call(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
         """Make a call."""
@@ -125,11 +136,31 @@ class OnCluster:
         client = active_client()
         return Here().threads if client is None else _threads_of(client)
 
-    def send(self, name: str, value: Any, *, n_tasks: int | None = None) -> Any:
-        """Return the value as a task; an array that is small for so many tasks as it is."""
-        if n_tasks is None or not isinstance(value, np.ndarray):
-            return literal(name, value)
-        return value if travels_in_tasks(value.nbytes, n_tasks) else literal(name, value)
+    def send(self, name: str, value: Any) -> Delayed:
+        """Return the value as a task."""
+        return literal(name, value)
+
+    def hand_out(
+        self, name: str, value: Any, places: Sequence[Place], among: Iterable[Place]
+    ) -> list[Any]:
+        """Return the value for each call: as it is if that is small in all, else as a task.
+
+        Whoever is to do a task is told of all workers that have what it takes. So that these are
+        never thousands, one worker of every group has a value of its own for the others to ask for.
+        """
+        if isinstance(value, np.ndarray) and travels_in_tasks(value.nbytes, len(places)):
+            return [value] * len(places)
+        workers, first = list(among), literal(name, value)
+        n_groups = n_relays(len(workers), placed=None not in places)
+        if n_groups == 1:
+            return [first] * len(places)
+        heads = [workers[number * len(workers) // n_groups] for number in range(n_groups)]
+        relays = self.calls("stackedae-hand-on", _same, [(first,)] * n_groups, heads)
+        group = {worker: at * n_groups // len(workers) for at, worker in enumerate(workers)}
+        return [
+            relays[group.get(place, call * n_groups // len(places))]
+            for call, place in enumerate(places)
+        ]
 
     def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Delayed:
         """Return a call as a task."""
@@ -434,6 +465,10 @@ def _replaced(argument: Any, found: list[Any]) -> Any:
     if isinstance(argument, (list, tuple)):
         return [_replaced(each, found) for each in argument]
     return argument
+
+
+def _same(value: T) -> T:
+    return value
 
 
 def literal(name: str, value: Any) -> Delayed:

@@ -148,9 +148,15 @@ class Recorder:
         """See `Runner`."""
         return self.run.threads
 
-    def send(self, name: str, value: Any, *, n_tasks: int | None = None) -> Sent:
+    def send(self, name: str, value: Any) -> Sent:
         """See `Runner`."""
         return Sent(value)
+
+    def hand_out(
+        self, name: str, value: Any, places: Sequence[Place], among: Iterable[Place]
+    ) -> list[Sent]:
+        """See `Runner`."""
+        return [self.send(name, value)] * len(places)
 
     def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Call:
         """See `Runner`."""

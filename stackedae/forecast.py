@@ -11,6 +11,7 @@ from stackedae.memory import (
     halvings,
     is_worth_two_stages,
     n_levels,
+    n_relays,
     n_tasks,
     rows_per_shard,
     runs_on_client,
@@ -182,18 +183,20 @@ def forecast(
     bytes_read *= len(stages)
     parameters, added = 4 * n_parameters, 8 * sum(stages)
     in_tasks = travels_in_tasks(parameters, tree.n_branches)
-    n_all += 0 if in_tasks else 1
     n_reached = min(n_workers, tree.n_branches)
+    groups = 1 if in_tasks else n_relays(n_workers, placed=not queued)
+    n_all += 0 if in_tasks else 1 + groups * (groups > 1)
     read = bytes_read * per_thread / rates.reading
     compute = flops * per_thread / rates.flops + len(stages) * waves * rates.worker_per_task
     choices = len(stages) * tree.n_branches * n_workers if queued else 0
     by_scheduler = n_all * rates.scheduler_per_task + choices * rates.scheduler_per_choice
-    hops = 2 - in_tasks + len(stages) * (1 + tree.depth) + (len(stages) - 1)
+    hops = 2 - in_tasks + (groups > 1) + len(stages) * (1 + tree.depth) + (len(stages) - 1)
     n_sent = len(stages) * tree.n_branches if in_tasks else n_reached - 1
     sent_first = (
         rates.latency + parameters * n_sent / rates.bandwidth
         if in_tasks
-        else _to_all(parameters, n_reached, rates)
+        else _to_all(parameters, groups, rates)
+        + _to_all(parameters, -(-n_reached // groups), rates)
     )
     # While threads work, the scheduler hears what is done, and hands out what waited for that.
     meanwhile = by_scheduler * (0.5 if held else 0.75)

@@ -77,6 +77,12 @@ FEWEST_SHARDS = 16
 IN_TASKS_BYTES = 64 * MIB
 """Of an evaluation, for what is in each of its tasks: a tenth of a second of a scheduler."""
 
+GROUP = 48
+"""Workers that have one among them for the others to ask: Dask lets fifty ask it at a time."""
+
+MOST_QUEUED = 4
+"""Tasks that each of many others needs, if Dask is to hand these out as threads get free."""
+
 CHUNK_BYTES = 8 * MIB
 """Size of the chunks that are written: large against a request, small against a shard."""
 
@@ -256,6 +262,21 @@ def travels_in_tasks(n_bytes: int, n_tasks: int) -> bool:
     (True, False)
     """
     return n_bytes * n_tasks <= IN_TASKS_BYTES
+
+
+def n_relays(n_workers: int, *, placed: bool) -> int:
+    """Return how many workers hand on what many tasks need and is too large to travel in them.
+
+    Tasks that have no place of their own, and need few others, are handed out as threads get free.
+
+    Examples
+    --------
+    >>> from stackedae.memory import n_relays
+    >>> n_relays(32, placed=True), n_relays(1000, placed=True), n_relays(1000, placed=False)
+    (1, 21, 4)
+    """
+    groups = max(1, math.ceil(n_workers / GROUP))
+    return groups if placed else min(groups, MOST_QUEUED)
 
 
 def rows_per_portion_read(row_bytes: int) -> int:

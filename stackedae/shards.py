@@ -55,13 +55,18 @@ class Plan(NamedTuple):
         The first shard of each, and the first that is not in it any more.
     places : list of str or None
         Where each is to be worked on.
-    n_threads : int
-        Threads that work on them.
+    threads : mapping of str or None to int
+        Threads of every worker.
     """
 
     branches: list[tuple[int, int]]
     places: list[Place] | None
-    n_threads: int
+    threads: Mapping[Place, int]
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that work on them."""
+        return _number_of(self.threads)
 
 
 class RowSource:
@@ -338,13 +343,13 @@ class Shards:
         """
         watch, run, plan = Stopwatch(), self._runner, self._plan()
         branches, places, _ = plan
-        sent = self._send(arguments, name, len(branches))
+        sent = self._send(arguments, name, plan)
         groups = [self.blocks[start:stop] for start, stop in branches]
-        calls = ((*sent, group) for group in groups)
+        calls = ((*own, group) for own, group in zip(sent, groups, strict=True))
         both = run.calls(name, partial(_first_stage, first, self.held), calls, places, branches)
         sums = [run.call("stackedae-sums-of", operator.itemgetter(1), each) for each in both]
         total = self._tree(branches, sums)
-        calls = ((*sent, total, each, group) for each, group in zip(both, groups, strict=True))
+        calls = ((*own, total, *each) for own, *each in zip(sent, both, groups, strict=True))
         parts = run.calls(name, partial(_second_stage, second), calls, places, branches)
         of_first, of_second = run.compute(total, self._tree(branches, parts))
         self.tell(clock, (of_first.seconds, of_second.seconds), watch, plan.n_threads)
@@ -528,9 +533,9 @@ class Shards:
         n_threads, places = _number_of(threads), self._followed(threads)
         branches = self._branches(n_threads)
         if places is None:
-            return Plan(branches, self._evenly(branches, n_threads), n_threads)
+            return Plan(branches, self._evenly(branches, n_threads), threads)
         # Who holds the middle of a branch holds most of it.
-        return Plan(branches, [places[(start + stop) // 2] for start, stop in branches], n_threads)
+        return Plan(branches, [places[(start + stop) // 2] for start, stop in branches], threads)
 
     def _evenly(self, branches: Sequence[tuple[int, int]], n_threads: int) -> list[Place] | None:
         """Return places for branches of rows that are read, if Dask would not hand them out evenly.
@@ -646,10 +651,13 @@ class Shards:
         blocks = run.calls("stackedae-join", _join, calls, places)
         return replace(self, blocks=blocks, rows=sizes, held=True, places=places)
 
-    def _send(self, arguments: Iterable[Any], name: str, n_tasks: int) -> list[Any]:
-        """Bring arguments to tasks: in each of them if they are small, else once to a worker."""
-        run = self._runner
-        return [run.send(f"{name}-parameters", each, n_tasks=n_tasks) for each in arguments]
+    def _send(self, arguments: Iterable[Any], name: str, plan: Plan) -> Sequence[tuple[Any, ...]]:
+        """Bring arguments to tasks; return those of each."""
+        branches, places, threads = plan
+        wishes = [None] * len(branches) if places is None else places
+        key, hand_out = f"{name}-parameters", self._runner.hand_out
+        every = [hand_out(key, each, wishes, threads) for each in arguments]
+        return list(zip(*every, strict=True)) if every else [()] * len(branches)
 
     def _calls(
         self,
@@ -661,10 +669,9 @@ class Shards:
     ) -> list[Any]:
         """Call ``function(*arguments, *of_each, blocks)`` for every branch."""
         branches, places, _ = plan
-        sent = self._send(arguments, name, len(branches))
         calls = (
             (*sent, *(values[start:stop] for values in (*each, self.blocks)))
-            for start, stop in branches
+            for sent, (start, stop) in zip(self._send(arguments, name, plan), branches, strict=True)
         )
         return self._runner.calls(name, function, calls, places, branches)
 

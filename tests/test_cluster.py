@@ -44,6 +44,23 @@ def test_shares_are_runs_in_proportion_to_threads(cluster):
     assert cut_in_proportion([5], [1, 1]) in ([0, 0, 1], [0, 1, 1])
 
 
+def test_values_are_in_tasks_or_handed_on_by_one_worker_of_every_group(cluster, monkeypatch):
+    value, run = np.arange(10.0), OnCluster()
+    with cluster.as_current():
+        workers = list(cluster.nthreads())
+        places = [worker for worker in workers for _ in range(3)]
+        assert all(each is value for each in run.hand_out("x", value, places, workers))
+        monkeypatch.setattr("stackedae.memory.IN_TASKS_BYTES", value.nbytes)
+        assert len({each.key for each in run.hand_out("x", value, places, workers)}) == 1
+        monkeypatch.setattr("stackedae.memory.GROUP", 1)
+        for wishes in (places, [None] * len(places)):
+            tasks = run.hand_out("x", value, wishes, workers)
+            assert all(a is b is c for a, b, c in zip(*[iter(tasks)] * 3, strict=True))
+            heads = run.persist(*tasks[::3])
+            assert all((each == value).all() for each in run.compute(*heads))
+            assert [cluster.who_has(head)[head.key] for head in heads] == [(w,) for w in workers]
+
+
 SIZES = [3] * 30
 OF_THREE = share_out(SIZES, {"a": 1, "b": 1, "c": 1})
 

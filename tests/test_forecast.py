@@ -9,7 +9,7 @@ from dask.callbacks import Callback
 
 from stackedae.costs import AutoEncoderCost
 from stackedae.forecast import PAUSE, Rates, forecast, forecast_layer
-from stackedae.memory import rows_per_shard, runs_on_client, shard_rows
+from stackedae.memory import GROUP, rows_per_shard, runs_on_client, shard_rows
 from stackedae.objective import DaskObjective, needs_two_stages
 from stackedae.shards import Shards
 
@@ -97,14 +97,20 @@ def test_the_scheduler_works_while_threads_do():
     assert one_wave.saved == 0
 
 
-def test_large_parameters_reach_workers_in_rounds():
+def test_large_parameters_are_handed_on_to_groups_of_workers():
     told = {
         n: forecast(
             n * 10**6, 256, flops=1e12, n_parameters=10**6, n_sums=1, n_workers=n, held=True
-        ).seconds["messages"]
-        for n in (32, 51, 52, 2600)
+        )
+        for n in (32, GROUP, GROUP + 1, 3000)
     }
-    assert told[32] < told[51] < told[52] - PAUSE < told[2600] - 2 * PAUSE
+    seconds = [each.seconds["messages"] for each in told.values()]
+    assert seconds[0] < seconds[1] > seconds[2]  # one half asks another worker
+    assert seconds[3] > seconds[2] + PAUSE  # sixty-three groups, of which fifty are served first
+    hops = [each.seconds["round trips"] for each in told.values()]
+    assert hops[2] == pytest.approx(hops[1] + Rates().round_trip)
+    n_parameter_tasks = [each.n_tasks - each.n_branches - each.n_sums for each in told.values()]
+    assert n_parameter_tasks == [1, 1, 3, 64]
 
 
 def test_few_streamed_tasks_have_places():

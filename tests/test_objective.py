@@ -101,6 +101,19 @@ def test_same_bits_whether_held_or_streamed(cluster, chunk_rows, dtype, tmp_path
         assert bits(DaskObjective(cost, shards)(params)) == expected
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_same_bits_however_parameters_reach_the_workers(problem, cluster, held, monkeypatch):
+    cost, params, X = problem
+    shards = cut_into_shards(da.from_array(X, chunks=(700, -1)))
+    expected = bits(DaskObjective(cost, shards)(params))
+    with cluster.as_current():
+        objective = DaskObjective(cost, shards.hold() if held else shards)
+        monkeypatch.setattr("stackedae.memory.IN_TASKS_BYTES", 0)
+        assert bits(objective(params)) == expected
+        monkeypatch.setattr("stackedae.memory.GROUP", 1)
+        assert bits(objective(params)) == expected
+
+
 def test_visits_are_counted(problem):
     cost, params, X = problem
     shards = cut_into_shards(da.from_array(X, chunks=(1000, -1)))

@@ -73,7 +73,7 @@ class Machine:
     def seconds_and_bytes(self, key: str, needed: list[str]) -> tuple[float, int]:
         """Return how long a task takes, and how large its result is; its key says what it is."""
         name = key.rsplit("-", 1)[0]
-        if name.endswith("-parameters"):
+        if name.endswith(("-parameters", "-hand-on")):
             return 0.0, self.parameter_bytes
         if name == "stackedae-load":
             return self.per_task, self.shard_bytes

@@ -8,7 +8,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Write a Markdown table; all columns but the first are aligned to the right."""
     lines = [header, ("---", *("---:" for _ in header[1:])), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+@contextmanager
+def having(module: object, **constants: int) -> Iterator[None]:
+    """Give constants of a module other values while inside."""
+    before = {name: getattr(module, name) for name in constants}
+    vars(module).update(constants)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
 
 
 def skipped(name: str, reason: str) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 
-from contests.measure import Options, number, table
+from contests.measure import Options, having, number, table
 from stackedae import forecast as model
 from stackedae import memory
 from stackedae.forecast import Forecast, Rates, forecast_layer
@@ -74,7 +72,7 @@ def _shards() -> str:
     )
     lines = []
     for n_shards in SHARDS:
-        with _set(memory, MAX_SHARDS=n_shards):
+        with having(memory, MAX_SHARDS=n_shards):
             told = [_told(n, 64, 25, nodes, held) for n, nodes, held in cases]
         lines.append((f"{n_shards:,}", *(_with_limit(each) for each in told)))
     notes = "Seconds of an evaluation of 64-25, and the limit, by rows and nodes."
@@ -85,7 +83,7 @@ def _trees() -> str:
     header = ("levels of a sum", *(f"{d}-{h}: {what}" for d, h in LAYERS for what in TREE))
     lines = []
     for levels in (1, 2, 3, 4):
-        with _set(model, LEVELS_PER_SUM=levels, ARGUMENTS=2**levels - 1):
+        with having(model, LEVELS_PER_SUM=levels, ARGUMENTS=2**levels - 1):
             told = [_told(10**9, d, h, 100, True) for d, h in LAYERS]
         columns = (
             (f"{each.n_tasks:,}", number(each.seconds["messages"]), _with_limit(each))
@@ -121,17 +119,6 @@ def _told(n: int, d: int, h: int, nodes: int, held: bool, wide: int = 1) -> Fore
 
 def _with_limit(told: Forecast) -> str:
     return f"{number(told.total)} ({told.limit})"
-
-
-@contextmanager
-def _set(module: object, **constants: int) -> Iterator[None]:
-    """Give constants other values while inside."""
-    before = {name: getattr(module, name) for name in constants}
-    for values in (constants, before):
-        for name, value in values.items():
-            setattr(module, name, value)
-        if values is constants:
-            yield
 
 
 def _power(n: int) -> str:

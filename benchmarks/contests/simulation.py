@@ -17,8 +17,8 @@ import zarr
 from distributed import Client, wait
 
 from contests.crowd import SPARING, Machine
-from contests.measure import Options, number, say, table
-from stackedae import memory
+from contests.measure import Options, having, number, say, table
+from stackedae import memory, storage
 from stackedae.containers import cut_into_shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.forecast import Forecast, Rates, forecast_layer
@@ -174,11 +174,8 @@ def with_more_shards() -> Iterator[tuple[int, Measured]]:
 
 @contextmanager
 def more_shards(most: int) -> Iterator[None]:
-    before, memory.MAX_SHARDS = memory.MAX_SHARDS, most
-    try:
+    with having(memory, MAX_SHARDS=most), having(storage, MAX_SHARDS=most):
         yield
-    finally:
-        memory.MAX_SHARDS = before
 
 
 def _more_shards(more: Sequence[tuple[int, Measured]], rates: Rates) -> str:
