@@ -26,7 +26,7 @@ import distributed.system
 import numpy as np
 import psutil
 from dask.delayed import Delayed, delayed
-from dask.highlevelgraph import HighLevelGraph
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 
@@ -192,12 +192,12 @@ class OnCluster:
     def compute(self, *tasks: Any) -> tuple[Any, ...]:
         """Compute tasks."""
         with _large_graphs(), explaining_failures():
-            return tuple(dask.base.compute(*tasks))
+            return tuple(dask.base.compute(*in_one_layer(tasks)))
 
     def persist(self, *tasks: Any) -> tuple[Any, ...]:
         """Compute tasks; their results stay with the workers."""
         with _large_graphs(), explaining_failures():
-            return tuple(dask.base.persist(*tasks))
+            return tuple(dask.base.persist(*in_one_layer(tasks)))
 
     def wait(self, tasks: Sequence[Any]) -> None:
         """Wait until what is persisted is there, or cannot be."""
@@ -469,6 +469,40 @@ def _replaced(argument: Any, found: list[Any]) -> Any:
 
 def _same(value: T) -> T:
     return value
+
+
+def in_one_layer(tasks: Sequence[Delayed]) -> list[Delayed]:
+    """Return the same tasks, with all layers of a single task in one.
+
+    Dask picks out what is needed layer by layer, and in each looks for all that is needed so far:
+    of thousands of layers that takes seconds.
+    """
+    graph = HighLevelGraph.from_collections("", {}, cast(Any, tasks))
+    layers = {name: layer for name, layer in graph.layers.items() if name}
+    others = {name for name, layer in layers.items() if not _is_task(layer)}
+    below = list(others)
+    while below:
+        more = graph.dependencies[below.pop()] - others
+        others |= more
+        below += more
+    calls, wishes, name = dict[Any, Any](), dict[str, dict[Any, Any]](), uuid.uuid4().hex
+    needed = {other: graph.dependencies[other] for other in others} | {name: set[str]()}
+    for each in layers.keys() - others:
+        (key,) = layers[each]
+        calls[key] = layers[each][key]
+        needed[name] |= graph.dependencies[each] & others
+        for kind, wish in (layers[each].annotations or {}).items():
+            wishes.setdefault(kind, {})[key] = wish(key) if callable(wish) else wish
+    one = MaterializedLayer(calls, {kind: each.get for kind, each in wishes.items()})
+    merged = HighLevelGraph({name: one} | {other: layers[other] for other in others}, needed)
+    return [
+        Delayed(each.key, merged, layer=name if each.key in calls else each.__dask_layers__()[0])
+        for each in tasks
+    ]
+
+
+def _is_task(layer: Any) -> bool:
+    return isinstance(layer, MaterializedLayer) and len(layer) == 1
 
 
 def literal(name: str, value: Any) -> Delayed:

@@ -2,6 +2,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import dask
+import dask.array as da
 import distributed
 import numpy as np
 import psutil
@@ -10,9 +11,11 @@ from stackedae.cluster import (
     OnCluster,
     cut_in_proportion,
     follow,
+    in_one_layer,
     literal,
     memory_of_workers,
     share_out,
+    task,
 )
 
 
@@ -59,6 +62,29 @@ def test_values_are_in_tasks_or_handed_on_by_one_worker_of_every_group(cluster, 
             heads = run.persist(*tasks[::3])
             assert all((each == value).all() for each in run.compute(*heads))
             assert [cluster.who_has(head)[head.key] for head in heads] == [(w,) for w in workers]
+
+
+def test_single_tasks_are_one_layer_of_a_graph():
+    """Dask looks through layers one by one, so that many of them take seconds."""
+    blocks, run = (da.ones((4, 2), chunks=(1, 2)) + 1).to_delayed().ravel(), OnCluster()
+    with dask.annotate(retries=3):
+        own = task("own", np.add, literal("one", 1), 2)
+    calls = [([own, block],) for block in blocks[:2]]
+    placed, free = run.calls("count", len, calls, ["a", None])
+    above = da.from_delayed(task("both", max, placed, free), (), float) * 2
+    (above,) = above.to_delayed(optimize_graph=False).ravel()
+    wanted = [own, placed, blocks[2], task("last", np.add, own, above)]
+    for tasks, n_layers in ((wanted[:3], 2), (wanted, 9)):
+        merged = in_one_layer(tasks)
+        assert [each.key for each in merged] == [each.key for each in tasks]
+        graph = merged[0].dask
+        assert all(each.dask is graph for each in merged)
+        assert len(graph.layers) == n_layers
+        (layer,) = merged[0].__dask_layers__()
+        retries = graph.layers[layer].annotations["retries"]
+        assert retries == 3 or retries(own.key) == 3
+        for each, expected in zip(dask.compute(*merged), dask.compute(*tasks), strict=True):
+            np.testing.assert_array_equal(each, expected)
 
 
 SIZES = [3] * 30
