@@ -89,52 +89,56 @@ class _Commands(click.Group):
             raise _BadInput(" ".join(str(error).split())) from error
 
 
+_WHERE = (
+    click.option(
+        "--security",
+        is_flag=True,
+        help="Encrypt what the processes of --workers or --cluster say to each other, and let "
+        "nobody else connect.",
+    ),
+    *(
+        click.option(f"--{name}", metavar=metavar, type=kind, help=f"Of a job: {what}.")
+        for name, metavar, kind, what in (
+            ("queue", "NAME", str, "the queue, or partition, that it goes to"),
+            ("walltime", "HH:MM:SS", str, "how long it may run; another follows it"),
+            ("memory", "SIZE", str, "memory of all its workers together: 16GB, say"),
+            ("cores", "N", click.IntRange(1), "threads of all its workers together"),
+        )
+    ),
+    click.option(
+        "--jobs",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Jobs to keep in the batch system of --cluster.",
+    ),
+    click.option(
+        "--cluster",
+        type=click.Choice((*BATCH_SYSTEMS, "srun")),
+        metavar="SYSTEM",
+        help=f"Compute in jobs of a batch system ({', '.join(BATCH_SYSTEMS)}), which are "
+        "submitted as dask-jobqueue does and its configuration says; srun: in the other tasks "
+        "of this job of Slurm.",
+    ),
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS|FILE",
+        help="Compute on the cluster of this Dask scheduler; tls://… goes by what "
+        "distributed.comm.tls says.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Compute in so many processes of this machine, which nobody outside can reach; "
+        "in threads if not given.",
+    ),
+)
+"""Options that say where a command computes, the last first."""
+
+
 def _runs_on_workers(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say where a command computes: inside of `computing`."""
-    for option in (
-        click.option(
-            "--security",
-            is_flag=True,
-            help="Encrypt what the processes of --workers or --cluster say to each other, and let "
-            "nobody else connect.",
-        ),
-        *(
-            click.option(f"--{name}", metavar=metavar, type=kind, help=f"Of a job: {what}.")
-            for name, metavar, kind, what in (
-                ("queue", "NAME", str, "the queue, or partition, that it goes to"),
-                ("walltime", "HH:MM:SS", str, "how long it may run; another follows it"),
-                ("memory", "SIZE", str, "memory of all its workers together: 16GB, say"),
-                ("cores", "N", click.IntRange(1), "threads of all its workers together"),
-            )
-        ),
-        click.option(
-            "--jobs",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Jobs to keep in the batch system of --cluster.",
-        ),
-        click.option(
-            "--cluster",
-            type=click.Choice((*BATCH_SYSTEMS, "srun")),
-            metavar="SYSTEM",
-            help=f"Compute in jobs of a batch system ({', '.join(BATCH_SYSTEMS)}), which are "
-            "submitted as dask-jobqueue does and its configuration says; srun: in the other tasks "
-            "of this job of Slurm.",
-        ),
-        click.option(
-            "--scheduler",
-            metavar="ADDRESS|FILE",
-            help="Compute on the cluster of this Dask scheduler; tls://… goes by what "
-            "distributed.comm.tls says.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Compute in so many processes of this machine, which nobody outside can reach; "
-            "in threads if not given.",
-        ),
-    ):
+    for option in _WHERE:
         command = option(command)
 
     @wraps(command)

@@ -40,8 +40,9 @@ class Rates:
         Seconds of the client to make a task and to send it.
     scheduler_per_task : float
         Seconds of the scheduler to take in a task, to hand it out and to hear that it is done.
-    scheduler_per_choice : float
-        Seconds of the scheduler to look at one worker when it looks for the one to do a task.
+    scheduler_per_worker : float
+        More seconds of the scheduler for a task, for each worker that there is: Python's garbage
+        collector passes over what is known of all.
     worker_per_task : float
         Seconds of a worker's thread that a task takes beside its work.
     round_trip : float
@@ -52,11 +53,11 @@ class Rates:
     reading: float = 500e6
     bandwidth: float = 1e9
     latency: float = 1e-3
-    client_per_task: float = 0.15e-3
-    scheduler_per_task: float = 0.8e-3
-    scheduler_per_choice: float = 0.2e-6
+    client_per_task: float = 0.11e-3
+    scheduler_per_task: float = 0.4e-3
+    scheduler_per_worker: float = 0.1e-6
     worker_per_task: float = 2e-3
-    round_trip: float = 5e-3
+    round_trip: float = 4.5e-3
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,7 @@ def forecast(
     n_all += 0 if in_tasks else 1 + groups * (groups > 1)
     read = bytes_read * per_thread / rates.reading
     compute = flops * per_thread / rates.flops + len(stages) * waves * rates.worker_per_task
-    choices = len(stages) * tree.n_branches * n_workers if queued else 0
-    by_scheduler = n_all * rates.scheduler_per_task + choices * rates.scheduler_per_choice
+    by_scheduler = n_all * (rates.scheduler_per_task + n_workers * rates.scheduler_per_worker)
     hops = 2 - in_tasks + (groups > 1) + len(stages) * (1 + tree.depth) + (len(stages) - 1)
     n_sent = len(stages) * tree.n_branches if in_tasks else n_reached - 1
     sent_first = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 from distributed import Client, wait
+from scipy.optimize import least_squares
 
 from contests.crowd import SPARING, Machine
 from contests.measure import Options, having, number, say, table
@@ -29,7 +31,7 @@ from stackedae.shards import Shards
 RATES = Rates()
 NARROW, WIDE = (64, 25), (784, 196)
 SIZES = (2, 8, 32, 128, 512, 1000, 2000, 4000)
-CALIBRATING = (8, 32, 128)
+CALIBRATING = (8, 128, 512, 4000)
 """Sizes that the constants of Dask are taken from; the others are foretold."""
 
 ENVIRONMENT_OF = {"contests.crowd": SPARING}
@@ -108,7 +110,8 @@ def written(every: Sequence[Measured], more: Sequence[tuple[int, Measured]], rep
         f"{RATES.bandwidth / 1e6:.0f} MB/s and {1e3 * RATES.latency:.0f} ms of "
         f"the network. Constants of Dask are from {', '.join(map(str, CALIBRATING))} workers of "
         f"this run: {1e3 * rates.client_per_task:.2f} ms of the client and "
-        f"{1e3 * rates.scheduler_per_task:.2f} ms of the scheduler for a task, "
+        f"{1e3 * rates.scheduler_per_task:.2f} ms of the scheduler for a task, and "
+        f"{1e6 * rates.scheduler_per_worker:.2g} µs more for each worker, "
         f"{1e3 * rates.round_trip:.0f} ms for a round trip. "
         f"{_near([_ratio(each, rates) for each in every])} are foretold within 25 % "
         f"({_near([_ratio(each, rates) for each in new])} that were not calibrated with; by the "
@@ -125,22 +128,29 @@ def _near(ratios: Sequence[float]) -> str:
 
 
 def calibrated(every: Sequence[Measured]) -> Rates:
-    """Return rates with Dask's constants: CPU seconds for a task, and the round trip that fits.
+    """Return rates with Dask's constants: the client's CPU seconds, and what fits of the others.
 
     CPU seconds grow with the tasks and, as processes are never quite idle, with the time.
     """
     causes = np.array([(each.case.told(RATES).n_tasks, each.median) for each in every])
-    client, scheduler, _ = (
-        float(np.linalg.lstsq(causes / cpu[:, None], np.ones(len(every)))[0][0])
-        for cpu in np.array([each.cpu for each in every]).T
+    cpu = np.array([each.cpu[0] for each in every])
+    client = float(np.linalg.lstsq(causes / cpu[:, None], np.ones(len(every)))[0][0])
+
+    def rates(constants: Sequence[float]) -> Rates:
+        told = dict(zip(FITTED, map(float, constants), strict=True))
+        return replace(RATES, client_per_task=client, **told)
+
+    def errors(constants: Sequence[float]) -> list[float]:
+        return [math.log(_ratio(each, rates(constants))) for each in every]
+
+    start = np.array([getattr(RATES, name) for name in FITTED])
+    best = least_squares(
+        errors, start, bounds=(start / 10, start * 10), x_scale=start, loss="soft_l1", f_scale=0.1
     )
-    rates = replace(RATES, client_per_task=client, scheduler_per_task=scheduler)
+    return rates(best.x)
 
-    def error(round_trip: float) -> float:
-        fitting = replace(rates, round_trip=round_trip)
-        return float(np.median(np.abs(np.log([_ratio(each, fitting) for each in every]))))
 
-    return replace(rates, round_trip=min(np.arange(1e-3, 20e-3, 1e-3), key=error))
+FITTED = ("scheduler_per_task", "scheduler_per_worker", "round_trip")
 
 
 def _ratio(each: Measured, rates: Rates) -> float:
@@ -200,7 +210,7 @@ def cases_for(n: int) -> list[Case]:
     ]
     if n in (8, 32):
         cases.append(Case("two stages", n, 1_000_000, True))
-    if n in (32, 128, 512):
+    if n >= 32:
         cases.append(Case("weak", n, 50_000 * n, True, WIDE))
     return cases
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 from distributed import Client
 
+from contests.data import write_patches
 from contests.measure import Options, alternate, median_and_range, say, table
 from contests.workers import two_workers
 from stackedae.containers import cut_into_shards
 from stackedae.costs import AutoEncoderCost
 from stackedae.objective import DaskObjective
 from stackedae.shards import RowSource, Shards, each_alone
-from stackedae.storage import new_samples
 
 SHAPES = ((784, 196), (64, 25))
 """Features, hidden units."""
@@ -30,7 +30,7 @@ def report(options: Options) -> str:
         with tempfile.TemporaryDirectory() as folder:
             n = n_bytes // (4 * d)
             say(f"writing {n:,} rows of {d}")
-            store = _write(f"{folder}/rows.zarr", n, d)
+            store = write_patches(f"{folder}/rows.zarr", n, d)
             say(f"streaming {d}-{h}")
             rows.append(_one_shape(store, d, h, repeats))
     header = (
@@ -78,31 +78,6 @@ def _one_shape(store: object, d: int, h: int, repeats: int) -> tuple:
         f"{most / 1e6:.0f} MB",
         f"{spilled / 1e6:.0f} MB",
     )
-
-
-def _write(path: str, n: int, d: int):
-    """Write rows that compress as contrast-normalised patches do."""
-    import zarr
-
-    from stackedae.memory import rows_per_chunk
-
-    chunk_rows, rng = rows_per_chunk(4 * d), np.random.default_rng(0)
-    with new_samples(
-        path,
-        "patch",
-        shape=(n, d),
-        chunk_rows=chunk_rows,
-        dtype=np.float32,
-        dims=("patch", "feature"),
-        coords={},
-        attrs={},
-        overwrite=False,
-    ) as array:
-        for start in range(0, n, chunk_rows):
-            size = min(chunk_rows, n - start)
-            part = 0.5 + 0.13 * rng.standard_normal((size, d), dtype=np.float32)
-            array[start : start + size] = part
-    return zarr.open_array(f"{path}/patch", mode="r")
 
 
 class Repeated(RowSource):
