@@ -126,7 +126,8 @@ def test_a_job_ends_in_the_middle_of_an_evaluation(
     assert parameters_of(sae) == parameters_of(local)
     wait_until(lambda: len(slurm.jobs("running")) >= 2)
     assert slurm.jobs()[-1] > begun[-1]
-    assert words.format(disturbing.job) in slurm.log()
+    # Slurm chooses whom it preempts.
+    assert any(words.format(job) in slurm.log() for job in begun)
 
 
 def test_walltime_ends_in_the_middle_of_an_evaluation(
