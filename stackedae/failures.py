@@ -54,18 +54,23 @@ def explaining_failures() -> Iterator[None]:
 
 @contextmanager
 def quiet_when_interrupted() -> Iterator[None]:
-    """Keep asyncio from logging what Dask's client raises inside for tasks that are given up."""
+    """Keep from the log what Dask's client raises inside for tasks that are given up."""
 
     def is_news(record: logging.LogRecord) -> bool:
-        return record.exc_info is None or not isinstance(record.exc_info[1], AllExit)
+        error = record.exc_info[1] if record.exc_info else None
+        # Dask 2026.8, if what it is to cancel has not even begun.
+        too_early = isinstance(error, NameError) and error.name == "future"
+        return not (isinstance(error, AllExit) or too_early)
 
-    logger = logging.getLogger("asyncio")
-    logger.addFilter(is_news)
+    loggers = [logging.getLogger(name) for name in ("asyncio", "tornado.application")]
+    for logger in loggers:
+        logger.addFilter(is_news)
     try:
         yield
     finally:
         gc.collect()  # which is when it would be logged
-        logger.removeFilter(is_news)
+        for logger in loggers:
+            logger.removeFilter(is_news)
 
 
 def _cancelled(error: FutureCancelledError | FuturesCancelledError) -> tuple[object, str]:

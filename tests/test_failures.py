@@ -1,5 +1,6 @@
 """Workers, schedulers and clients that die, hang, come and go: the same bits, or a clear error."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -19,9 +20,11 @@ from distributed import Client, LocalCluster, Nanny
 from distributed.chaos import KillWorker
 from distributed.deploy.subprocess import SubprocessCluster
 from distributed.scheduler import KilledWorker
+from distributed.utils import LoopRunner, sync
 
 from stackedae import StackedAutoEncoder
 from stackedae.errors import ClusterError
+from stackedae.failures import quiet_when_interrupted
 
 SETTINGS = {"hidden_layer_sizes": (16, 12), "max_iter": 12, "tol": 0, "random_state": 0}
 
@@ -154,8 +157,16 @@ def test_the_same_bits_everywhere(stored, undisturbed, batching, place):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("second", PLACES)
-@pytest.mark.parametrize("first", ["synchronous", "two workers"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("synchronous", "one worker"),
+        ("synchronous", "two workers"),
+        ("two workers", "synchronous"),
+        ("two workers", "five threads"),
+        ("two workers", "four workers"),
+    ],
+)
 def test_begun_in_one_place_and_ended_in_another(stored, undisturbed, first, second):
     settings = {"checkpoint": "run.zarr", "checkpoint_every": 2}
 
@@ -173,7 +184,22 @@ def test_begun_in_one_place_and_ended_in_another(stored, undisturbed, first, sec
         assert act.done
 
 
+def test_what_is_interrupted_before_it_began_says_nothing(caplog):
+    """Dask looks for what it is to cancel, which is not there yet."""
+    runner, main = LoopRunner(asynchronous=False), threading.main_thread().ident
+    runner.start()
+    with quiet_when_interrupted():
+        runner.loop.add_callback(time.sleep, 0.6)
+        threading.Timer(0.2, signal.pthread_kill, [main, signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            sync(runner.loop, asyncio.sleep, 0)
+        sync(runner.loop, asyncio.sleep, 0)
+    runner.stop()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore::stackedae.errors.WaitingWarning")  # small tasks, and many
 def test_nothing_piles_up_over_500_iterations():
     """Neither tasks on the scheduler, which is elsewhere, nor memory of the client."""
     X, process, seen = np.random.default_rng(0).random((6_000, 196)), psutil.Process(), []
