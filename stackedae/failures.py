@@ -54,15 +54,16 @@ def explaining_failures() -> Iterator[None]:
 
 @contextmanager
 def quiet_when_interrupted() -> Iterator[None]:
-    """Keep from the log what Dask's client raises inside for tasks that are given up."""
+    """Keep from the log what Dask raises inside for tasks and connections that are given up."""
 
     def is_news(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         # Dask 2026.8, if what it is to cancel has not even begun.
         too_early = isinstance(error, NameError) and error.name == "future"
-        return not (isinstance(error, AllExit) or too_early)
+        return not (isinstance(error, (AllExit, CommClosedError)) or too_early)
 
-    loggers = [logging.getLogger(name) for name in ("asyncio", "tornado.application")]
+    names = ("asyncio", "tornado.application", "distributed.batched")
+    loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:
         logger.addFilter(is_news)
     try:
