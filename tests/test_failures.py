@@ -157,16 +157,8 @@ def test_the_same_bits_everywhere(stored, undisturbed, batching, place):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ("synchronous", "one worker"),
-        ("synchronous", "two workers"),
-        ("two workers", "synchronous"),
-        ("two workers", "five threads"),
-        ("two workers", "four workers"),
-    ],
-)
+@pytest.mark.parametrize("second", PLACES)
+@pytest.mark.parametrize("first", ["synchronous", "two workers"])
 def test_begun_in_one_place_and_ended_in_another(stored, undisturbed, first, second):
     settings = {"checkpoint": "run.zarr", "checkpoint_every": 2}
 
