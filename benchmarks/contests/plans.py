@@ -48,7 +48,7 @@ def report(options: Options) -> str:
                     f"{ratio:.2f}",
                 )
             )
-    header = ("rows", "layer", "rows", "MB", "planned, s", "measured, s", "planned / measured")
+    header = ("rows are", "layer", "rows", "MB", "planned, s", "measured, s", "planned / measured")
     notes = (
         f"Median (lowest–highest) of three plans and of {options.repeats} evaluations between "
         "them, on two workers of one thread each; the client and the scheduler share the two cores "
