@@ -1,6 +1,7 @@
 """Workers, schedulers and clients that die, hang, come and go: the same bits, or a clear error."""
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 import zarr
 from distributed import Client, LocalCluster, Nanny
 from distributed.chaos import KillWorker
+from distributed.comm.core import CommClosedError
 from distributed.deploy.subprocess import SubprocessCluster
 from distributed.scheduler import KilledWorker
 from distributed.utils import LoopRunner, sync
@@ -188,6 +190,14 @@ def test_what_is_interrupted_before_it_began_says_nothing(caplog):
         sync(runner.loop, asyncio.sleep, 0)
     runner.stop()
     assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_connection_that_closes_says_nothing_but_other_errors_do(caplog):
+    logger = logging.getLogger("distributed.batched")
+    with quiet_when_interrupted():
+        for error in (CommClosedError("gone"), ValueError("news")):
+            logger.warning("Batched Comm", exc_info=error)
+    assert [str(record.exc_info[1]) for record in caplog.records] == ["news"]
 
 
 @pytest.mark.long
