@@ -28,7 +28,7 @@ import psutil
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.system import CPU_COUNT
-from dask.utils import parse_bytes
+from dask.utils import ensure_dict, parse_bytes
 
 from stackedae.blas import one_blas_thread
 from stackedae.contexts import SharedContext
@@ -472,37 +472,21 @@ def _same(value: T) -> T:
 
 
 def in_one_layer(tasks: Sequence[Delayed]) -> list[Delayed]:
-    """Return the same tasks, with all layers of a single task in one.
+    """Return the same tasks, with a graph that has one layer.
 
     Dask picks out what is needed layer by layer, and in each looks for all that is needed so far:
     of thousands of layers that takes seconds.
     """
     graph = HighLevelGraph.from_collections("", {}, cast(Any, tasks))
-    layers = {name: layer for name, layer in graph.layers.items() if name}
-    others = {name for name, layer in layers.items() if not _is_task(layer)}
-    below = list(others)
-    while below:
-        more = graph.dependencies[below.pop()] - others
-        others |= more
-        below += more
-    calls, wishes, name = dict[Any, Any](), dict[str, dict[Any, Any]](), uuid.uuid4().hex
-    needed = {other: graph.dependencies[other] for other in others} | {name: set[str]()}
-    for each in layers.keys() - others:
-        (key,) = layers[each]
-        calls[key] = layers[each][key]
-        needed[name] |= graph.dependencies[each] & others
-        for kind, wish in (layers[each].annotations or {}).items():
-            wishes.setdefault(kind, {})[key] = wish(key) if callable(wish) else wish
-    one = MaterializedLayer(calls, {kind: each.get for kind, each in wishes.items()})
-    merged = HighLevelGraph({name: one} | {other: layers[other] for other in others}, needed)
-    return [
-        Delayed(each.key, merged, layer=name if each.key in calls else each.__dask_layers__()[0])
-        for each in tasks
-    ]
-
-
-def _is_task(layer: Any) -> bool:
-    return isinstance(layer, MaterializedLayer) and len(layer) == 1
+    wishes = dict[str, dict[Any, Any]]()
+    for layer in graph.layers.values():
+        for kind, wish in (layer.annotations or {}).items():
+            told = wishes.setdefault(kind, {})
+            told |= {key: wish(key) if callable(wish) else wish for key in layer}
+    one = MaterializedLayer(ensure_dict(graph), {kind: told.get for kind, told in wishes.items()})
+    name = uuid.uuid4().hex
+    merged = HighLevelGraph({name: one}, {name: set()})
+    return [Delayed(each.key, merged, layer=name) for each in tasks]
 
 
 def literal(name: str, value: Any) -> Delayed:

@@ -64,7 +64,7 @@ def test_values_are_in_tasks_or_handed_on_by_one_worker_of_every_group(cluster, 
             assert [cluster.who_has(head)[head.key] for head in heads] == [(w,) for w in workers]
 
 
-def test_single_tasks_are_one_layer_of_a_graph():
+def test_graphs_have_one_layer():
     """Dask looks through layers one by one, so that many of them take seconds."""
     blocks, run = (da.ones((4, 2), chunks=(1, 2)) + 1).to_delayed().ravel(), OnCluster()
     with dask.annotate(retries=3):
@@ -74,17 +74,21 @@ def test_single_tasks_are_one_layer_of_a_graph():
     above = da.from_delayed(task("both", max, placed, free), (), float) * 2
     (above,) = above.to_delayed(optimize_graph=False).ravel()
     wanted = [own, placed, blocks[2], task("last", np.add, own, above)]
-    for tasks, n_layers in ((wanted[:3], 2), (wanted, 9)):
-        merged = in_one_layer(tasks)
-        assert [each.key for each in merged] == [each.key for each in tasks]
-        graph = merged[0].dask
-        assert all(each.dask is graph for each in merged)
-        assert len(graph.layers) == n_layers
-        (layer,) = merged[0].__dask_layers__()
-        retries = graph.layers[layer].annotations["retries"]
-        assert retries == 3 or retries(own.key) == 3
-        for each, expected in zip(dask.compute(*merged), dask.compute(*tasks), strict=True):
-            np.testing.assert_array_equal(each, expected)
+    merged = in_one_layer(wanted)
+    assert [each.key for each in merged] == [each.key for each in wanted]
+    graph = merged[0].dask
+    assert all(each.dask is graph for each in merged)
+    (layer,) = graph.layers.values()
+    nothing = dict.fromkeys(("workers", "allow_other_workers", "retries"))
+    for each, wished in (
+        (own, {"retries": 3}),
+        (placed, {"workers": ["a"], "allow_other_workers": True}),
+        (free, {}),
+    ):
+        told = {kind: wish(each.key) for kind, wish in layer.annotations.items()}
+        assert told == nothing | wished
+    for each, expected in zip(dask.compute(*merged), dask.compute(*wanted), strict=True):
+        np.testing.assert_array_equal(each, expected)
 
 
 SIZES = [3] * 30
