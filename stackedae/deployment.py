@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import dask.config
@@ -176,7 +177,8 @@ def workers_of_this_job(*, tell: Tell = _nobody) -> Iterator[distributed.Client]
 
     The first is the scheduler and the second goes on, as the client; the others are workers. The
     interface is ``jobqueue.slurm.interface`` of Dask's configuration, the scheduler's options are
-    those in ``jobqueue.slurm.scheduler-options``.
+    those in ``jobqueue.slurm.scheduler-options``. SIGTERM is for the client: the others end with
+    it, or 20 s after the signal.
 
     Raises
     ------
@@ -185,24 +187,83 @@ def workers_of_this_job(*, tell: Tell = _nobody) -> Iterator[distributed.Client]
     ClusterError
         If this is no job, or has fewer than three tasks.
     """
-    runner = _jobqueue().slurm.SLURMRunner
     options = dict(dask.config.get("jobqueue.slurm.scheduler-options", {}))
     interface = dask.config.get("jobqueue.slurm.interface", None)
     of_worker: dict[str, Any] = _share_of_this_task(os.environ)
     if interface is not None:
         of_worker["interface"] = interface
         options.setdefault("interface", interface)
-    with _signals(signal.SIGINT, _leave):
+    patient = nullcontext() if os.environ.get("SLURM_PROCID") == "1" else _sigterm_put_off()
+    with _signals(signal.SIGINT, _leave), patient:
         try:
-            started = runner(scheduler_options=options, worker_options=of_worker)
+            started = _runner()(
+                scheduler_file=_scheduler_file(os.environ),
+                scheduler_options=options,
+                worker_options=of_worker,
+            )
         except RuntimeError as error:
             raise ClusterError(
                 f"no cluster can be made of this job ({_one_line(error)}); start at least three "
                 "tasks by srun in a job of Slurm."
             ) from error
-    with started, distributed.Client(started) as client:
-        _wait_for_workers(client, started.n_workers, tell)
-        yield client
+    try:
+        with distributed.Client(started) as client:
+            _wait_for_workers(client, started.n_workers, tell)
+            yield client
+    finally:
+        with suppress(OSError), dask.config.set({"distributed.comm.timeouts.connect": "2s"}):
+            started.close()  # the scheduler, and so the workers; they may be gone
+
+
+def _runner() -> Any:
+    """Return dask-jobqueue's class, patient with a scheduler's file that is not complete."""
+
+    class Runner(_jobqueue().slurm.SLURMRunner):  # type: ignore[misc]
+        async def get_scheduler_address(self) -> str:
+            while True:
+                with suppress(ValueError):
+                    return str(await super().get_scheduler_address())
+                await asyncio.sleep(0.05)
+
+    return Runner
+
+
+def _scheduler_file(environment: Mapping[str, str]) -> str:
+    """Name the file by which the tasks of a step of a Slurm job find their scheduler.
+
+    A job that is put back into the queue keeps its number, and may find a file of its last run.
+
+    Examples
+    --------
+    >>> from stackedae.deployment import _scheduler_file
+    >>> _scheduler_file({"SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0", "SLURM_RESTART_COUNT": "2"})
+    'scheduler-17-0-2.json'
+    """
+    job, step, restarts = (
+        environment.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")
+    )
+    return f"scheduler-{job}-{step}-{restarts}.json"
+
+
+@contextmanager
+def _sigterm_put_off(seconds: int = 20) -> Iterator[None]:
+    """Let SIGTERM wait, for less than the half a minute after which Slurm kills.
+
+    All tasks of a job get it at once. If workers ended before the client gives up, their work would
+    go to others, which end as well, and so look as if it had killed them.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+
+    def put_off(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.alarm(seconds)
+
+    def end(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+
+    with _signals(signal.SIGTERM, put_off), _signals(signal.SIGALRM, end):
+        yield
 
 
 def _share_of_this_task(environment: Mapping[str, str]) -> dict[str, Any]:

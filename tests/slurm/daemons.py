@@ -27,7 +27,7 @@ SlurmdPort={daemon}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CredType=cred/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -89,8 +89,8 @@ class Slurm:
         self._run("slurmd", "-D")
         wait_until(lambda: "idle" in said("sinfo", "-h", "-o", "%T"))
 
-    def wait_for_time_limits(self, ahead=0.5):
-        """Return shortly before walltimes are looked at, which is every half a minute."""
+    def wait_for_time_limits(self, ahead=2):
+        """Return shortly before walltimes are looked at: every half a minute, in whole seconds."""
         looks = re.findall(r"^\[(.+?)\] .*Testing job time limits", self._log(), re.MULTILINE)
         last = datetime.fromisoformat(looks[-1]).timestamp() if looks else self.began
         while last + 30 - ahead < time.time():

@@ -201,11 +201,16 @@ def test_jobs_that_slurm_refuses(fit):
 
 
 def test_one_job_with_all_processes_goes_on_in_others(slurm, fit, local):
-    """Walltime ends the first, its warning the second; each goes on where the one before stood."""
+    """Walltime ends the first, a warning of it the second, which puts itself into the queue again.
+
+    Each goes on where the one before stood.
+    """
     Path("job.sh").write_text(f"""#!/bin/bash
-#SBATCH -n 4 -p test -t 5 -o job-%j.out
+#SBATCH -n 4 -p test -t 5 -o job-%j.out --requeue --open-mode=append
 srun {" ".join(fit)} --cluster srun
-echo "exit code $?"
+code=$?
+echo "exit code $code"
+[ $code -eq 75 ] && scontrol requeue "$SLURM_JOB_ID"
 """)
 
     def begun():
@@ -224,17 +229,14 @@ echo "exit code $?"
     end_walltime(first)
     wait_until(lambda: not slurm.jobs())
     assert slurm.state(first) == "TIMEOUT"
-    second = begun()
+    second, output = begun(), Path(f"job-{first + 1}.out")
     said("scancel", "--signal=TERM", str(second))  # as "#SBATCH --signal=TERM@60" has it sent
-    wait_until(lambda: not slurm.jobs())
-    assert "exit code 75" in Path(f"job-{second}.out").read_text()
+    wait_until(lambda: "exit code 75" in output.read_text())
     interrupted = StackedAutoEncoder.load("model.zarr")
     assert interrupted.layers_[0].status.name == "INTERRUPTED"
-    third = int(said("sbatch", "--parsable", "job.sh"))
     wait_until(lambda: not slurm.jobs())
-    output = Path(f"job-{third}.out").read_text()
-    assert "exit code 0" in output
-    assert f"iteration {interrupted.n_iter_ + 1} " in output
+    assert "exit code 0" in output.read_text()
+    assert f"iteration {interrupted.n_iter_ + 1} " in output.read_text()
     sae = StackedAutoEncoder.load("model.zarr")
     assert sae.info["scheduler"]["workers"] == 2
     assert len(sae.info["earlier_runs"]) == 2
