@@ -182,22 +182,13 @@ def forecast(
     if bytes_read is None:
         bytes_read = 0.0 if held else float(n_bytes)
     bytes_read *= len(stages)
-    parameters, added = 4 * n_parameters, 8 * sum(stages)
-    in_tasks = travels_in_tasks(parameters, tree.n_branches)
-    n_reached = min(n_workers, tree.n_branches)
-    groups = 1 if in_tasks else n_relays(n_workers, placed=not queued)
-    n_all += 0 if in_tasks else 1 + groups * (groups > 1)
+    added = 8 * sum(stages)
+    sent = _sent(4 * n_parameters, len(stages), tree.n_branches, n_workers, queued, rates)
+    n_all += sent.n_tasks
     read = bytes_read * per_thread / rates.reading
     compute = flops * per_thread / rates.flops + len(stages) * waves * rates.worker_per_task
     by_scheduler = n_all * (rates.scheduler_per_task + n_workers * rates.scheduler_per_worker)
-    hops = 2 - in_tasks + (groups > 1) + len(stages) * (1 + tree.depth) + (len(stages) - 1)
-    n_sent = len(stages) * tree.n_branches if in_tasks else n_reached - 1
-    sent_first = (
-        rates.latency + parameters * n_sent / rates.bandwidth
-        if in_tasks
-        else _to_all(parameters, groups, rates)
-        + _to_all(parameters, -(-n_reached // groups), rates)
-    )
+    hops = sent.n_hops + 1 + len(stages) * (1 + tree.depth) + (len(stages) - 1)
     # While threads work, the scheduler hears what is done, and hands out what waited for that.
     meanwhile = by_scheduler * (0.5 if held else 0.75)
     return Forecast(
@@ -207,17 +198,44 @@ def forecast(
         n_tasks=n_all,
         depth=tree.depth,
         bytes_read=bytes_read,
-        bytes_sent=parameters * n_sent + added * (tree.n_branches + tree.n_sums - 1),
+        bytes_sent=sent.n_bytes + added * (tree.n_branches + tree.n_sums - 1),
         flops=flops,
         seconds={
             "read": read,
             "compute": compute,
-            "messages": sent_first
+            "messages": sent.seconds
             + tree.depth * (len(stages) * rates.latency + ARGUMENTS * added / rates.bandwidth),
             "scheduler": n_all * rates.client_per_task + by_scheduler,
             "round trips": hops * rates.round_trip,
         },
         saved=min(meanwhile, read + compute) * (1 - 1 / waves),
+    )
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """How parameters come to tasks: in them, or by tasks of their own, one after the other."""
+
+    n_tasks: int
+    n_hops: int
+    n_bytes: int
+    seconds: float
+
+
+def _sent(
+    n_bytes: int, n_stages: int, n_branches: int, n_workers: int, queued: bool, rates: Rates
+) -> _Sent:
+    """Say how parameters of that size come to all tasks of an evaluation."""
+    if travels_in_tasks(n_bytes, n_branches):
+        in_all = n_bytes * n_stages * n_branches
+        return _Sent(0, 0, in_all, rates.latency + in_all / rates.bandwidth)
+    n_reached, groups = min(n_workers, n_branches), n_relays(n_workers, placed=not queued)
+    relayed = groups > 1
+    return _Sent(
+        n_tasks=1 + groups * relayed,
+        n_hops=1 + relayed,
+        n_bytes=n_bytes * (n_reached - 1),
+        seconds=_to_all(n_bytes, groups, rates) + _to_all(n_bytes, -(-n_reached // groups), rates),
     )
 
 
