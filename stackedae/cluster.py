@@ -477,7 +477,7 @@ def in_one_layer(tasks: Sequence[Delayed]) -> list[Delayed]:
     Dask picks out what is needed layer by layer, and in each looks for all that is needed so far:
     of thousands of layers that takes seconds.
     """
-    graph = HighLevelGraph.from_collections("", {}, cast(Any, tasks))
+    graph = HighLevelGraph.merge(*(each.dask for each in tasks))
     wishes = dict[str, dict[Any, Any]]()
     for layer in graph.layers.values():
         for kind, wish in (layer.annotations or {}).items():
@@ -485,7 +485,7 @@ def in_one_layer(tasks: Sequence[Delayed]) -> list[Delayed]:
             told |= {key: wish(key) if callable(wish) else wish for key in layer}
     one = MaterializedLayer(ensure_dict(graph), {kind: told.get for kind, told in wishes.items()})
     name = uuid.uuid4().hex
-    merged = HighLevelGraph({name: one}, {name: set()})
+    merged = HighLevelGraph.from_collections(name, one)
     return [Delayed(each.key, merged, layer=name) for each in tasks]
 
 
