@@ -263,7 +263,10 @@ def _sigterm_put_off(seconds: int = 20) -> Iterator[None]:
         signal.raise_signal(signal.SIGTERM)
 
     with _signals(signal.SIGTERM, put_off), _signals(signal.SIGALRM, end):
-        yield
+        try:
+            yield
+        finally:
+            signal.alarm(0)  # else it would end whoever takes his time to leave
 
 
 def _share_of_this_task(environment: Mapping[str, str]) -> dict[str, Any]:
