@@ -95,8 +95,10 @@ def test_who_is_terminated_first_in_a_job_of_slurm_does_not_matter(start):
     client = start(1, *fit)
     time.sleep(5)
     others = [start(number, *fit) for number in (0, 2, 3)]
+    end = time.monotonic() + 120
     while "iteration" not in Path("1.out").read_text():
         assert client.poll() is None, Path("1.out").read_text()
+        assert time.monotonic() < end, Path("1.out").read_text()
         time.sleep(0.1)
     for process in (*others, client):
         process.send_signal(signal.SIGTERM)

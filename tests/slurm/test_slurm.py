@@ -229,7 +229,8 @@ echo "exit code $code"
     end_walltime(first)
     wait_until(lambda: not slurm.jobs())
     assert slurm.state(first) == "TIMEOUT"
-    second, output = begun(), Path(f"job-{first + 1}.out")
+    second = begun()
+    output = Path(f"job-{second}.out")
     said("scancel", "--signal=TERM", str(second))  # as "#SBATCH --signal=TERM@60" has it sent
     wait_until(lambda: "exit code 75" in output.read_text())
     interrupted = StackedAutoEncoder.load("model.zarr")
