@@ -46,7 +46,6 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmctldDebug=debug2
 SlurmdLogFile={folder}/slurmd.log
 KillWait=2
-MinJobAge=30
 SchedulerParameters=sched_interval=2,sched_min_interval=0,bf_interval=2,requeue_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
